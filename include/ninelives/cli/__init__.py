@@ -1,0 +1,26 @@
+"""The command line: ``ninelives GROUP COMMAND``, a thin user of the library.
+
+Exit codes: 0 done or met, 1 error, 2 wrong usage, 3 objective missed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ninelives.cli import estate
+from ninelives.cli.common import ExitCode, errors
+from ninelives.errors import NinelivesError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(estate.app, name="estate", help="The declared estate.")
+
+
+def main() -> None:
+    """Run the command; an error made by us is a message on standard error, never a traceback."""
+    try:
+        app()
+    except NinelivesError as error:
+        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        sys.exit(ExitCode.ERROR)

@@ -1,0 +1,153 @@
+"""The declared estate: what there is, what was promised, who may do what.
+
+Endpoints and secrets are not here: they live in Connections named ``ninelives_<site>_<kind>``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from ninelives.estate.units import Duration, Name, Ratio
+
+Value = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=1000)]
+
+
+class Declared(BaseModel):
+    """Frozen, and an unknown key is an error: a typo must not silently drop a promise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+
+
+class Role(StrEnum):
+    OPERATOR = "operator"
+    APPROVER = "approver"
+
+
+class Mode(StrEnum):
+    ACTIVE_ACTIVE = "active-active"
+    ACTIVE_PASSIVE = "active-passive"
+
+
+class Approval(StrEnum):
+    NONE = "none"
+    FOUR_EYES = "four-eyes"
+
+
+class Person(Declared):
+    """Somebody who may act; ``name`` is the user name in Airflow."""
+
+    name: Name
+    roles: tuple[Role, ...] = Field(min_length=1)
+
+
+class Site(Declared):
+    """A place that can be lost."""
+
+    name: Name
+    description: str = ""
+
+
+class Dataset(Declared):
+    """Data that must survive the loss of its primary site."""
+
+    name: Name
+    primary: Name = Field(description="The site where new data lands.")
+    copies: tuple[Name, ...] = Field(min_length=1, description="The sites that keep a verified copy.")
+    rpo: Duration = Field(description="How much of the newest data may be lost with the primary site.")
+    suite: Name = Field(description="Folder below expectations/ that holds the gate's suite.")
+
+
+class Model(Declared):
+    """A model in the registry; ``trained_on`` names its dataset."""
+
+    name: Name
+    trained_on: Name
+    warm_up: Duration = Field(description="Time from start to ready, as measured; a promise cannot be shorter.")
+
+
+class Objective(Declared):
+    """What was promised to users of a service."""
+
+    availability: Ratio
+    latency: Duration = Field(description="An answer that takes longer counts as slow.")
+    quality: Ratio = Field(description="Share of answers that must be correct, measured with golden requests.")
+    rto: Duration = Field(description="Loss of a site to the first correct answer that lasts.")
+    rpo: Duration = Field(description="Loss of a site back to the last acknowledged write that survived.")
+    window: Duration
+
+
+class Fallback(Declared):
+    """A degraded answer that the gateway gives while no replica can: marked, and never counted as correct."""
+
+    answer: dict[str, Value] = Field(min_length=1)
+
+
+class Golden(Declared):
+    """A request with a known answer. The answer is computed when a release is made, by the model that was trained."""
+
+    inputs: dict[str, Value] = Field(min_length=1)
+
+
+class Service(Declared):
+    """What users call."""
+
+    name: Name
+    owner: Name
+    model: Name
+    mode: Mode
+    sites: tuple[Name, ...] = Field(min_length=1, description="Active-passive: the first is active, then in order.")
+    objective: Objective
+    golden: tuple[Golden, ...] = Field(min_length=1)
+    fallback: Fallback | None = None
+
+
+class DrillPolicy(Declared):
+    """Under which rules a deliberate loss may happen."""
+
+    schedule: str | None = Field(default=None, description="Cron expression in UTC; none: by hand only.")
+    approval: Approval = Approval.FOUR_EYES
+    max_duration: Duration = Field(description="The site comes back after this time whatever else happens.")
+    min_good: Ratio = Field(description="Survivors' share of correct answers below which a drill stops at once.")
+
+
+class Estate(Declared):
+    """All that is declared. References between its parts are checked by ``ninelives.estate.check``."""
+
+    name: Name
+    people: tuple[Person, ...] = Field(min_length=1)
+    sites: tuple[Site, ...] = Field(min_length=1)
+    datasets: tuple[Dataset, ...] = ()
+    models: tuple[Model, ...] = Field(min_length=1)
+    services: tuple[Service, ...] = Field(min_length=1)
+    drills: DrillPolicy
+
+    @cached_property
+    def service_by_name(self) -> dict[str, Service]:
+        return {service.name: service for service in self.services}
+
+    @cached_property
+    def dataset_by_name(self) -> dict[str, Dataset]:
+        return {dataset.name: dataset for dataset in self.datasets}
+
+    @cached_property
+    def model_by_name(self) -> dict[str, Model]:
+        return {model.name: model for model in self.models}
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        return tuple(site.name for site in self.sites)
+
+    def people_with(self, role: Role) -> tuple[str, ...]:
+        """User names of everybody who has ``role``."""
+        return tuple(person.name for person in self.people if role in person.roles)
+
+    def services_at(self, site: str) -> tuple[Service, ...]:
+        return tuple(service for service in self.services if site in service.sites)
+
+    def dataset_of(self, service: Service) -> Dataset:
+        """The dataset that the service's model was trained on, which its gate looks at."""
+        return self.dataset_by_name[self.model_by_name[service.model].trained_on]

@@ -1,0 +1,61 @@
+"""Where Ninelives keeps its own files on a machine: ``$NINELIVES_HOME``, by default ``.ninelives`` below the cwd."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """Folders below one root. None is created by asking for it."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        return cls(Path(os.environ.get("NINELIVES_HOME") or ".ninelives").resolve())
+
+    @property
+    def estate_file(self) -> Path:
+        """``$NINELIVES_ESTATE``, by default the copy that ``ninelives stack up`` made."""
+        return Path(os.environ.get("NINELIVES_ESTATE") or self.root / "estate.yaml").resolve()
+
+    @property
+    def connections_file(self) -> Path:
+        """Mode 0600; the JSON that Airflow's local file secrets backend reads."""
+        return self.root / "secrets" / "connections.json"
+
+    @property
+    def gateway(self) -> Path:
+        """The gateway's state and the Envoy files compiled from it."""
+        return self.root / "gateway"
+
+    @property
+    def golden(self) -> Path:
+        """``<model>.json``: golden requests with known answers per release, for the prober."""
+        return self.root / "golden"
+
+    @property
+    def probes(self) -> Path:
+        """Parquet written by the prober, one folder per UTC day."""
+        return self.root / "probes"
+
+    @property
+    def feed(self) -> Path:
+        """Journal of the feeder's acknowledged writes."""
+        return self.root / "feed"
+
+    @property
+    def injections(self) -> Path:
+        """Journal of the faults injected and not yet undone."""
+        return self.root / "injections"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def site(self, name: str) -> Path:
+        """The disk of a site: kept when the site is lost."""
+        return self.root / "sites" / name

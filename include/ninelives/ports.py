@@ -1,0 +1,258 @@
+"""What the domain needs from outside, as Protocols; ``adapters`` implements them on real systems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+Scalar = str | int | float | bool
+Features = Mapping[str, Scalar]
+"""One row of model input: feature name to value."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where something is and how to sign in: the fields of an Airflow Connection, without Airflow."""
+
+    conn_id: str
+    host: str | None = None
+    port: int | None = None
+    login: str | None = None
+    password: str | None = field(default=None, repr=False)
+    schema: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Connections(Protocol):
+    """Finds a connection by id; raises ``Unavailable`` naming the id where there is none."""
+
+    def get(self, conn_id: str) -> Connection: ...
+
+
+# --- object stores -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    key: str
+    size: int
+    """bytes"""
+    modified: datetime
+
+
+class ObjectStore(Protocol):
+    """One site's object store. Every method raises ``Unavailable`` when the store does not answer in time."""
+
+    site: str
+
+    def put(self, bucket: str, key: str, data: bytes) -> None:
+        """Return only when the store has acknowledged the whole object."""
+        ...
+
+    def get(self, bucket: str, key: str) -> bytes | None:
+        """The object's bytes, ``None`` where it does not exist."""
+        ...
+
+    def head(self, bucket: str, key: str) -> ObjectInfo | None: ...
+
+    def list(self, bucket: str, prefix: str = "") -> Iterator[ObjectInfo]: ...
+
+    def delete(self, bucket: str, key: str) -> None: ...
+
+    def ensure_bucket(self, bucket: str) -> None: ...
+
+    def ping(self, timeout: float = 1.0) -> None:
+        """Raise ``Unavailable`` unless the store answers within ``timeout`` seconds."""
+        ...
+
+
+@dataclass(frozen=True)
+class CopyProgress:
+    objects: int
+    bytes: int
+    total_bytes: int
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    objects: int
+    bytes: int
+    seconds: float
+    errors: tuple[str, ...] = ()
+
+
+class ObjectCopier(Protocol):
+    """Copies objects from one site's store to another's; never deletes at the target."""
+
+    def copy(
+        self,
+        source: Connection,
+        target: Connection,
+        *,
+        bucket: str,
+        keys: Iterable[str] | None = None,
+        prefix: str = "",
+        on_progress: Callable[[CopyProgress], None] | None = None,
+    ) -> CopyReport:
+        """Copy ``keys`` (or everything under ``prefix``) that is missing or differs at the target."""
+        ...
+
+
+# --- model servers -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model server or the gateway answered to one inference request."""
+
+    outputs: Mapping[str, Sequence[Scalar]]
+    model_version: str | None
+    degraded: str | None
+    """Rung of the fallback ladder that answered, from the ``x-ninelives-degraded`` header; ``None`` for the model."""
+    latency: float
+    """seconds"""
+    site: str | None = None
+
+
+class Replica(Protocol):
+    """One model-server process that speaks the Open Inference Protocol V2. All raise ``Unavailable``."""
+
+    url: str
+
+    def live(self) -> bool: ...
+
+    def ready(self, model: str) -> bool: ...
+
+    def load(self, model: str) -> None:
+        """Load the release that the site's own store names and warm it up; returns when it is ready."""
+        ...
+
+    def unload(self, model: str) -> None: ...
+
+    def infer(self, model: str, rows: Sequence[Features]) -> Answer: ...
+
+
+# --- gateway -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GatewayState:
+    """What the gateway was told to do. ``active`` maps each service to the sites that may take its traffic."""
+
+    active: Mapping[str, tuple[str, ...]]
+    closed_sites: frozenset[str]
+    tokens: Mapping[str, int]
+    """Highest fencing token seen per scope (``service:NAME`` or ``site:NAME``)."""
+
+
+class Gateway(Protocol):
+    def state(self) -> GatewayState: ...
+
+    def move(self, service: str, site: str, *, token: int) -> None:
+        """Send all traffic of an active-passive service to ``site``; ``Refused`` for a token below the last seen."""
+        ...
+
+    def close_site(self, site: str, *, token: int) -> None:
+        """No service may send traffic to ``site`` until it is opened again."""
+        ...
+
+    def open_site(self, site: str, *, token: int) -> None: ...
+
+    def healthy_sites(self, service: str) -> Mapping[str, int]:
+        """Number of healthy replicas per site in the gateway's own view; raises ``Unavailable``."""
+        ...
+
+    def unhealthy_sites(self) -> Mapping[str, str]:
+        """Sites of which the gateway sees no healthy replica at all, with what it sees; raises ``Unavailable``."""
+        ...
+
+
+# --- the ledger --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of evidence. ``hash`` covers everything else, ``previous`` chains it to the record before."""
+
+    seq: int
+    kind: str
+    subject: str
+    facts: Mapping[str, Any]
+    at: datetime
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Head:
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to do one thing alone for a while. ``token`` only ever grows, over all leases of a ledger."""
+
+    name: str
+    holder: str
+    token: int
+    expires_at: datetime
+
+
+class Ledger(Protocol):
+    """Append-only evidence and the leases that go with it. All raise ``Unavailable`` when it does not answer."""
+
+    def append(self, kind: str, subject: str, facts: Mapping[str, Any], *, once: str | None = None) -> Record:
+        """Append evidence; with ``once`` a repeated call with the same key returns the record already written."""
+        ...
+
+    def records(
+        self, *, kind: str | None = None, subject: str | None = None, since: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[Record]:
+        """Newest first."""
+        ...
+
+    def head(self) -> Head:
+        """Last record; ``Head(0, GENESIS)`` for an empty ledger."""
+        ...
+
+    def take_lease(self, name: str, holder: str, ttl: timedelta) -> Lease:
+        """``Refused`` while another holder has it and it has not expired; the same holder gets it renewed."""
+        ...
+
+    def release_lease(self, lease: Lease) -> None:
+        """Give it back; releasing one that expired or was taken over is not an error."""
+        ...
+
+    def current_lease(self, name: str) -> Lease | None: ...
+
+
+# --- site control ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    name: str
+    running: bool
+    pid: int | None
+    detail: str
+
+
+class SiteControl(Protocol):
+    """Takes a site away and brings it back: drills only."""
+
+    site: str
+
+    def lose(self) -> datetime:
+        """Kill -9 every process of the site, storage included, keep its disk; return the instant of the kill (UTC)."""
+        ...
+
+    def restore(self) -> None:
+        """Start what the site runs and return when it answers; restoring a running site is not an error."""
+        ...
+
+    def processes(self) -> list[ProcessState]: ...
