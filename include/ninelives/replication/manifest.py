@@ -1,0 +1,211 @@
+"""What a dataset consists of at one site: every object with its SHA-256, in one small document written last.
+
+A manifest is the commit of a write: objects that no manifest lists are not yet part of the dataset, and an object
+whose bytes do not hash to what the manifest says is damaged. User metadata is no place for hashes: some stores keep it
+in memory only, and ETags of multipart uploads are not comparable between stores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Annotated, Protocol, Self, TypeVar, runtime_checkable
+
+import rfc8785
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ninelives.errors import Corrupted
+from ninelives.ports import ObjectInfo, ObjectStore
+
+BUCKET = "data"
+WORKERS = 8
+"""Objects read and hashed at once: hashing releases the GIL, and loopback stores saturate two cores well below this."""
+
+T = TypeVar("T")
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ManifestObject(BaseModel):
+    """One immutable object: ``size`` in bytes, ``sha256`` in hex."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Manifest(BaseModel):
+    """The objects of a dataset, sorted by key, none twice; ``fingerprint`` names exactly this content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    created_at: AwareDatetime
+    """When the listing behind it began: an object written later may not be in it."""
+    objects: tuple[ManifestObject, ...]
+    fingerprint: Sha256
+
+    @field_validator("objects")
+    @classmethod
+    def _sorted_and_unique(cls, objects: tuple[ManifestObject, ...]) -> tuple[ManifestObject, ...]:
+        ordered = tuple(sorted(objects, key=lambda o: o.key))
+        for before, after in zip(ordered, ordered[1:], strict=False):
+            if before.key == after.key:
+                raise ValueError(f"{after.key} is listed twice")
+        return ordered
+
+    @model_validator(mode="after")
+    def _fingerprint_is_of_the_objects(self) -> Self:
+        if (actual := fingerprint(self.objects)) != self.fingerprint:
+            raise ValueError(f"the fingerprint is {self.fingerprint}, the objects' is {actual}")
+        return self
+
+    @property
+    def by_key(self) -> dict[str, ManifestObject]:
+        return {o.key: o for o in self.objects}
+
+    @property
+    def size(self) -> int:
+        """bytes"""
+        return sum(o.size for o in self.objects)
+
+
+def fingerprint(objects: Iterable[ManifestObject]) -> str:
+    """SHA-256 (hex) of the canonical JSON (RFC 8785) of the objects sorted by key."""
+    ordered = sorted(objects, key=lambda o: o.key)
+    return hashlib.sha256(rfc8785.dumps([o.model_dump() for o in ordered])).hexdigest()
+
+
+def build_manifest(dataset: str, objects: Iterable[ManifestObject], created_at: datetime) -> Manifest:
+    """:raises ValueError: a key is listed twice"""
+    ordered = tuple(sorted(objects, key=lambda o: o.key))
+    return Manifest(dataset=dataset, created_at=created_at, objects=ordered, fingerprint=fingerprint(ordered))
+
+
+def extend(manifest: Manifest, new_objects: Iterable[ManifestObject], created_at: datetime | None = None) -> Manifest:
+    """The manifest with ``new_objects`` added.
+
+    :raises Corrupted: a key is already there with other bytes: objects are immutable
+    """
+    merged = manifest.by_key
+    for new in new_objects:
+        if merged.setdefault(new.key, new) != new:
+            raise Corrupted(
+                f"{new.key} is in the manifest of {manifest.dataset} with sha256 {merged[new.key].sha256}, now it comes "
+                f"with {new.sha256}: objects are immutable, write changed data under a new key"
+            )
+    return build_manifest(manifest.dataset, merged.values(), created_at or manifest.created_at)
+
+
+def manifest_key(dataset: str) -> str:
+    return f"_manifests/{dataset}.json"
+
+
+def read_manifest(store: ObjectStore, dataset: str) -> Manifest | None:
+    """The dataset's manifest at a site, ``None`` where there is none.
+
+    :raises Corrupted: it is truncated, not a manifest, another dataset's, or its fingerprint is not its objects'
+    :raises Unavailable: the store does not answer
+    """
+    data = store.get(BUCKET, manifest_key(dataset))
+    if data is None:
+        return None
+    where = f"the manifest of {dataset} at {store.site} ({BUCKET}/{manifest_key(dataset)})"
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise Corrupted(f"{where} cannot be trusted: {error.errors()[0]['msg']}; compare with the other sites'") from error
+    if manifest.dataset != dataset:
+        raise Corrupted(f"{where} is of {manifest.dataset}")
+    return manifest
+
+
+def write_manifest(store: ObjectStore, manifest: Manifest) -> None:
+    """Write it; the caller has made sure that every object it lists is there.
+
+    :raises Unavailable: the store does not answer
+    """
+    store.put(BUCKET, manifest_key(manifest.dataset), manifest.model_dump_json().encode())
+
+
+def scan(store: ObjectStore, dataset: str, known: Manifest | None, created_at: datetime | None = None) -> Manifest:
+    """The manifest of what the store really holds under ``<dataset>/``.
+
+    An object is read and hashed unless ``known`` lists it with the same size and it was last modified before ``known``
+    was begun. That is a hint only (clocks differ, and bits rot without touching a time): ``replicate`` re-reads a
+    rotating few of the old objects in each run.
+
+    :param created_at: when the listing begins, by default now
+    :raises Unavailable: the store does not answer
+    """
+    begun = created_at or datetime.now(UTC)
+    trusted = known.by_key if known else {}
+    unchanged: list[ManifestObject] = []
+    to_hash: list[str] = []
+    for info in store.list(BUCKET, f"{dataset}/"):
+        before = trusted.get(info.key)
+        if before is not None and known is not None and _looks_unchanged(info, before, known):
+            unchanged.append(before)
+        else:
+            to_hash.append(info.key)
+    hashed = hash_objects(store, BUCKET, to_hash)
+    return build_manifest(dataset, [*unchanged, *(o for o in hashed.values() if o is not None)], begun)
+
+
+def _looks_unchanged(info: ObjectInfo, before: ManifestObject, known: Manifest) -> bool:
+    return info.size == before.size and info.modified < known.created_at
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A store that hands out an object in pieces, so that one larger than memory can be hashed."""
+
+    def chunks(self, bucket: str, key: str) -> Iterator[bytes] | None:
+        """``None`` where the object does not exist."""
+        ...
+
+
+def hash_object(store: ObjectStore, bucket: str, key: str) -> ManifestObject | None:
+    """Read the object's bytes and hash them; ``None`` where it does not exist.
+
+    :raises Unavailable: the store does not answer
+    """
+    if isinstance(store, Streaming):
+        pieces = store.chunks(bucket, key)
+    else:
+        data = store.get(bucket, key)
+        pieces = None if data is None else iter((data,))
+    if pieces is None:
+        return None
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces:
+        digest.update(piece)
+        size += len(piece)
+    return ManifestObject(key=key, size=size, sha256=digest.hexdigest())
+
+
+def hash_objects(
+    store: ObjectStore, bucket: str, keys: Sequence[str], *, workers: int = WORKERS
+) -> Mapping[str, ManifestObject | None]:
+    """Read and hash many objects in parallel; at most ``workers`` are in memory at once.
+
+    :raises Unavailable: the store does not answer
+    """
+    found: dict[str, ManifestObject | None] = {}
+    if not keys:
+        return found
+    with ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
+        # In batches, so that a store that went away is noticed after one batch, not after every key's timeout.
+        for batch in _batched(keys, workers * 4):
+            found.update(zip(batch, pool.map(lambda key: hash_object(store, bucket, key), batch), strict=True))
+    return found
+
+
+def _batched(items: Sequence[T], n: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while batch := list(islice(rest, n)):
+        yield batch
