@@ -1,0 +1,62 @@
+"""An estate together with the real systems behind it. Each client library is imported when it is first needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ninelives.estate import Estate, load_estate
+from ninelives.home import Home
+from ninelives.ports import Connections, Gateway, Ledger, ObjectStore, Replica, SiteControl
+
+if TYPE_CHECKING:
+    from ninelives.adapters.rclone import RcloneCopier
+
+
+class ConnectedEstate:
+    """Everything of an estate that can be reached; nothing is contacted before it is used."""
+
+    def __init__(self, estate: Estate, connections: Connections, home: Home) -> None:
+        self.estate = estate
+        self.connections = connections
+        self.home = home
+
+    @classmethod
+    def of_home(cls, home: Home) -> ConnectedEstate:
+        """The estate of this machine, with the connections that ``ninelives stack up`` wrote."""
+        from ninelives.adapters.connections import FileConnections
+
+        return cls(load_estate(home.estate_file), FileConnections(home.connections_file), home)
+
+    def store(self, site: str) -> ObjectStore:
+        from ninelives.adapters.s3 import S3ObjectStore
+
+        return S3ObjectStore.from_connection(self.connections.get(f"ninelives_{site}_store"), site)
+
+    def stores(self) -> dict[str, ObjectStore]:
+        return {site: self.store(site) for site in self.estate.site_names}
+
+    def copier(self) -> RcloneCopier:
+        from ninelives.adapters.rclone import RcloneCopier
+
+        return RcloneCopier()
+
+    def replicas(self, site: str) -> list[Replica]:
+        from ninelives.adapters.open_inference import V2Replica
+
+        connection = self.connections.get(f"ninelives_{site}_replicas")
+        return [V2Replica(url, key=connection.password) for url in connection.extra["urls"]]
+
+    def control(self, site: str) -> SiteControl:
+        from ninelives.adapters.supervisor import SupervisorSite
+
+        return SupervisorSite.from_connection(self.connections.get(f"ninelives_{site}_control"), site)
+
+    def gateway(self) -> Gateway:
+        from ninelives.adapters.envoy import EnvoyGateway
+
+        return EnvoyGateway.from_connections(self.connections, self.estate)
+
+    def ledger(self) -> Ledger:
+        from ninelives.adapters.ledger import SqlLedger
+
+        return SqlLedger.from_connection(self.connections.get("ninelives_ledger"))
