@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Annotated, Protocol, Self, TypeVar, runtime_checkable
 
 import rfc8785
@@ -53,7 +53,7 @@ class Manifest(BaseModel):
     @classmethod
     def _sorted_and_unique(cls, objects: tuple[ManifestObject, ...]) -> tuple[ManifestObject, ...]:
         ordered = tuple(sorted(objects, key=lambda o: o.key))
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in pairwise(ordered):
             if before.key == after.key:
                 raise ValueError(f"{after.key} is listed twice")
         return ordered
@@ -95,8 +95,8 @@ def extend(manifest: Manifest, new_objects: Iterable[ManifestObject], created_at
     for new in new_objects:
         if merged.setdefault(new.key, new) != new:
             raise Corrupted(
-                f"{new.key} is in the manifest of {manifest.dataset} with sha256 {merged[new.key].sha256}, now it comes "
-                f"with {new.sha256}: objects are immutable, write changed data under a new key"
+                f"{new.key} is in the manifest of {manifest.dataset} with sha256 {merged[new.key].sha256}, now it "
+                f"comes with {new.sha256}: objects are immutable, write changed data under a new key"
             )
     return build_manifest(manifest.dataset, merged.values(), created_at or manifest.created_at)
 
@@ -118,7 +118,8 @@ def read_manifest(store: ObjectStore, dataset: str) -> Manifest | None:
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise Corrupted(f"{where} cannot be trusted: {error.errors()[0]['msg']}; compare with the other sites'") from error
+        why = error.errors()[0]["msg"]
+        raise Corrupted(f"{where} cannot be trusted: {why}; compare with the other sites'") from error
     if manifest.dataset != dataset:
         raise Corrupted(f"{where} is of {manifest.dataset}")
     return manifest
