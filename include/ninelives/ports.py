@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from ninelives.estate.model import Estate
+from ninelives.home import Home
+
 Scalar = str | int | float | bool
 Features = Mapping[str, Scalar]
 """One row of model input: feature name to value."""
@@ -256,3 +259,30 @@ class SiteControl(Protocol):
         ...
 
     def processes(self) -> list[ProcessState]: ...
+
+
+class Systems(Protocol):
+    """An estate together with the real systems behind it; nothing is contacted before it is used."""
+
+    @property
+    def estate(self) -> Estate: ...
+
+    @property
+    def home(self) -> Home: ...
+
+    @property
+    def connections(self) -> Connections: ...
+
+    def store(self, site: str) -> ObjectStore: ...
+
+    def stores(self) -> dict[str, ObjectStore]: ...
+
+    def copier(self) -> ObjectCopier: ...
+
+    def replicas(self, site: str) -> list[Replica]: ...
+
+    def control(self, site: str) -> SiteControl: ...
+
+    def gateway(self) -> Gateway: ...
+
+    def ledger(self) -> Ledger: ...

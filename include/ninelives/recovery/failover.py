@@ -1,0 +1,264 @@
+"""Move a service away from a lost site, in steps that each can be killed and run again.
+
+The order is the safety argument: nobody sends to the lost site any more, one lease per service with a fencing token,
+a gate on the data at the target, a model that has settled and answers correctly, and only then traffic.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ninelives.drills.journal import open_injections
+from ninelives.errors import NinelivesError, Refused, Unavailable
+from ninelives.estate import Mode, Service
+from ninelives.evidence.anchor import anchor
+from ninelives.gates.evidence import usable_verdict
+from ninelives.ports import Answer, Lease, Record, Replica, Systems
+from ninelives.recovery.readiness import Readiness, StandbyFacts, choose_target, judge_readiness
+from ninelives.releases.golden import answers_match
+from ninelives.releases.publish import Release, newest_golden_version, read_release
+from ninelives.replication.acks import JOURNAL, read_acks
+from ninelives.replication.lag import replication_lag
+from ninelives.replication.manifest import read_manifest
+from ninelives.serving.warm_up import settle
+
+LEASE_TTL = timedelta(minutes=10)
+"""Longer than any step may take: a step that outlives it is fenced off and fails."""
+
+LASTING_ANSWERS = 3
+"""Correct answers in a row through the gateway before a move counts as done."""
+
+ANSWER_DEADLINE = 15.0
+"""Seconds that the gateway may take to serve the first correct answers after a move."""
+
+
+@dataclass(frozen=True)
+class FailoverPlan:
+    """What one failover will do: small and JSON-able, handed from task to task."""
+
+    service: str
+    dataset: str
+    lost_site: str
+    target: str
+    token: int
+    holder: str
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def from_dict(cls, plan: Mapping[str, Any]) -> FailoverPlan:
+        return cls(**{**plan, "warnings": tuple(plan["warnings"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "warnings": list(self.warnings)}
+
+    @property
+    def lease(self) -> Lease:
+        return Lease(f"service:{self.service}", self.holder, self.token, datetime.max.replace(tzinfo=UTC))
+
+
+def decide_failover(
+    systems: Systems, *, lost_site: str, reasons: Sequence[str], holder: str, only: str | None = None
+) -> list[FailoverPlan]:
+    """Close ``lost_site``, and plan the failover of each active-passive service that it served.
+
+    :param reasons: why the site counts as lost, for the evidence
+    :param holder: the run that does this; the same holder may repeat the step
+    :param only: restrict the failover to this service
+    :raises Refused: nothing can or need be moved; each refusal is in the ledger
+    """
+    estate, ledger, gateway = systems.estate, systems.ledger(), systems.gateway()
+    if lost_site not in estate.site_names:
+        raise Refused("failover", [f"the estate has no site {lost_site}; it has {', '.join(estate.site_names)}"])
+    closing = ledger.take_lease(f"site:{lost_site}", holder, LEASE_TTL)
+    ledger.append("loss", lost_site, {"reasons": list(reasons), "run": holder}, once=f"loss/{lost_site}/{holder}")
+    gateway.close_site(lost_site, token=closing.token)
+    ledger.release_lease(closing)  # it only ordered the closing; the return of the site takes its own
+
+    plans, refusals = [], []
+    for service in estate.services_at(lost_site):
+        if service.mode is not Mode.ACTIVE_PASSIVE or only not in (None, service.name):
+            continue
+        try:
+            plans.append(_plan(systems, service, lost_site, holder))
+        except Refused as refusal:
+            refusals += refusal.reasons
+            ledger.append(
+                "failover",
+                service.name,
+                {"from": lost_site, "outcome": "refused", "reasons": list(refusal.reasons), "run": holder},
+                once=f"failover/{service.name}/{holder}",
+            )
+    if refusals and not plans:
+        raise Refused("failover", refusals)
+    return plans
+
+
+def _plan(systems: Systems, service: Service, lost_site: str, holder: str) -> FailoverPlan:
+    active = systems.gateway().state().active[service.name]
+    if lost_site not in active:
+        raise Refused("failover", [f"{service.name} is served from {', '.join(active)}, not from {lost_site}"])
+    standbys = [find_readiness(systems, service, site) for site in service.sites if site != lost_site]
+    target = choose_target(service, standbys)
+    if target is None:
+        raise Refused("failover", [reason for standby in standbys for reason in standby.reasons])
+    lease = systems.ledger().take_lease(f"service:{service.name}", holder, LEASE_TTL)
+    dataset = systems.estate.dataset_of(service).name
+    return FailoverPlan(service.name, dataset, lost_site, target.site, lease.token, holder, target.warnings)
+
+
+def find_readiness(systems: Systems, service: Service, site: str) -> Readiness:
+    """Look at ``site`` and judge whether it could take ``service`` over now."""
+    store, dataset = systems.store(site), systems.estate.dataset_of(service)
+    release, lag, answers = None, None, True
+    try:
+        found = read_release(store, service.model)
+        release = found.version if found else None
+        manifest = read_manifest(store, dataset.name)
+        acks = [ack for ack in read_acks(systems.home.feed / JOURNAL) if ack.dataset == dataset.name]
+        lag = replication_lag(acks, manifest, datetime.now(UTC))
+    except Unavailable:
+        answers = False
+    facts = StandbyFacts(
+        site=site,
+        closed=site in systems.gateway().state().closed_sites,
+        in_drill=any(injection.site == site for injection in open_injections(systems.home)),
+        store_answers=answers,
+        live_replicas=sum(_is_live(replica) for replica in systems.replicas(site)),
+        release=release,
+        newest_release=newest_golden_version(systems.home, service.model),
+        lag_seconds=lag,
+    )
+    return judge_readiness(service, dataset, facts)
+
+
+def verify_data(systems: Systems, plan: FailoverPlan) -> Record:
+    """The gate's verdict on the data at the target: a fresh one from the ledger, otherwise the gate is run now.
+
+    :raises Refused: the gate says no, or cannot say
+    """
+    return usable_verdict(systems, plan.dataset, plan.target)
+
+
+def warm_up(systems: Systems, plan: FailoverPlan) -> dict[str, Any]:
+    """Load the model at every live replica of the target until latency has settled and all golden answers are right.
+
+    :return: ``replicas`` made ready, ``seconds``, ``p50_ms`` of the slowest and the ``release`` that answers
+    :raises Unavailable: no replica got ready
+    """
+    started = time.monotonic()
+    service = systems.estate.service_by_name[plan.service]
+    release = read_release(systems.store(plan.target), service.model)
+    if release is None:
+        raise Refused("failover", [f"{plan.target} has no release of model {service.model}"])
+    replicas = [replica for replica in systems.replicas(plan.target) if _is_live(replica)]
+    with ThreadPoolExecutor(max(1, len(replicas))) as pool:
+        results = list(pool.map(lambda replica: _make_ready(replica, service, release), replicas))
+    ready = [result for result in results if isinstance(result, float)]
+    problems = [result for result in results if isinstance(result, str)]
+    if not ready:
+        raise Unavailable(f"no replica at {plan.target} could serve {service.model}: {'; '.join(problems) or 'none is live'}")
+    return {
+        "replicas": len(ready),
+        "problems": problems,
+        "release": release.version,
+        "p50_ms": max(ready),
+        "seconds": time.monotonic() - started,
+    }
+
+
+def _make_ready(replica: Replica, service: Service, release: Release) -> float | str:
+    """Median latency in ms once settled, or what went wrong: one bad replica must not stop the others."""
+    try:
+        replica.load(service.model)
+        warm = settle(lambda: replica.infer(service.model, [release.golden[0].inputs]))
+        if not warm.settled:
+            return f"{replica.url}: latency did not settle in {warm.requests} requests"
+        for golden in release.golden:
+            answer = replica.infer(service.model, [golden.inputs])
+            if not answers_match(golden.outputs, answer.outputs, release.tolerance):
+                return f"{replica.url}: wrong golden answer {dict(answer.outputs)}, expected {dict(golden.outputs)}"
+    except NinelivesError as error:
+        return f"{replica.url}: {error}"
+    return warm.p50_ms
+
+
+def move_traffic(systems: Systems, plan: FailoverPlan) -> dict[str, Any]:
+    """Point the gateway at the target and wait for correct answers through it.
+
+    :return: ``moved_at`` (ISO), ``seconds`` until the answers were right
+    :raises Refused: the lease was lost to somebody else meanwhile, or the gateway has seen a newer token
+    :raises Unavailable: the gateway does not answer correctly in time
+    """
+    held = systems.ledger().current_lease(plan.lease.name)
+    if held is None or held.token != plan.token:
+        raise Refused("failover", [f"the lease {plan.lease.name} with token {plan.token} is no longer held"])
+    started, moved_at = time.monotonic(), datetime.now(UTC)
+    systems.gateway().move(plan.service, plan.target, token=plan.token)
+    await_correct_answers(systems, plan.service, plan.target)
+    return {"moved_at": moved_at.isoformat(), "seconds": time.monotonic() - started}
+
+
+def await_correct_answers(systems: Systems, service_name: str, site: str) -> None:
+    """Return once ``LASTING_ANSWERS`` golden answers in a row come right through the gateway, from ``site``.
+
+    :raises Unavailable: they do not within ``ANSWER_DEADLINE`` seconds
+    """
+    from ninelives.adapters.open_inference import gateway_client  # placeholder for a port
+
+    service = systems.estate.service_by_name[service_name]
+    release = read_release(systems.store(site), service.model)
+    if release is None:
+        raise Unavailable(f"{site} has no release of model {service.model}")
+    client = gateway_client(systems, service)
+    deadline, right, last = time.monotonic() + ANSWER_DEADLINE, 0, "no answer"
+    while time.monotonic() < deadline:
+        try:
+            golden = release.golden[right % len(release.golden)]
+            answer: Answer = client([golden.inputs])
+        except Unavailable as error:
+            right, last = 0, str(error)
+            time.sleep(0.1)
+            continue
+        if answer.degraded is None and answers_match(golden.outputs, answer.outputs, release.tolerance):
+            right += 1
+            if right >= max(LASTING_ANSWERS, len(release.golden)):
+                return
+        else:
+            right, last = 0, f"{'degraded' if answer.degraded else 'wrong'} answer {dict(answer.outputs)}"
+            time.sleep(0.1)
+    raise Unavailable(f"{service_name} does not answer correctly through the gateway after {ANSWER_DEADLINE} s: {last}")
+
+
+def record_failover(systems: Systems, plan: FailoverPlan, steps: Mapping[str, Any]) -> Record:
+    """Leave evidence of what was done or not done, give the lease back and anchor the ledger.
+
+    :param steps: result of each step by name, ``None`` for a step that did not succeed
+    """
+    ledger = systems.ledger()
+    missing = [name for name, result in steps.items() if result is None]
+    facts = {
+        "from": plan.lost_site,
+        "to": plan.target,
+        "outcome": "failed" if missing else "moved",
+        "failed_steps": missing,
+        "steps": dict(steps),
+        "warnings": list(plan.warnings),
+        "token": plan.token,
+        "run": plan.holder,
+    }
+    record = ledger.append("failover", plan.service, facts, once=f"failover/{plan.service}/{plan.holder}")
+    ledger.release_lease(plan.lease)
+    anchor(ledger, systems.stores())
+    return record
+
+
+def _is_live(replica: Replica) -> bool:
+    try:
+        return replica.live()
+    except NinelivesError:
+        return False
