@@ -99,8 +99,12 @@ class ObjectCopier(Protocol):
         keys: Iterable[str] | None = None,
         prefix: str = "",
         on_progress: Callable[[CopyProgress], None] | None = None,
+        force: bool = False,
     ) -> CopyReport:
-        """Copy ``keys`` (or everything under ``prefix``) that is missing or differs at the target."""
+        """Copy ``keys`` (or everything under ``prefix``) that is missing or differs at the target.
+
+        With ``force`` copy without looking at the target first, which may not know that its bytes have changed.
+        """
         ...
 
 

