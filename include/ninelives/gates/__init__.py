@@ -1,0 +1,1 @@
+"""The gate before data may serve: yes or no, with reasons, and no wherever it could not look."""

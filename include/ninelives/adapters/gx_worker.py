@@ -1,0 +1,301 @@
+"""Great Expectations on DuckDB over local Parquet files: one request on standard input, one answer on standard output.
+
+Run as ``python -m ninelives.adapters.gx_worker`` by ``ninelives.adapters.great_expectations``: importing Great
+Expectations costs seconds of CPU and hundreds of megabytes, which no Airflow worker should carry, and a crash here is
+an answer there.
+
+The datasource exists because Great Expectations 1.24.1 closes its connection before it reads the result, which
+discards the result in DuckDB's driver (fivetran/great_expectations #10738). It touches names that Great Expectations
+does not promise to keep: the version is pinned exactly, and ``tests/unit/gates/test_engine_contract.py`` holds it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from ninelives.gates.suite import Expectation, Suite
+from ninelives.gates.verdict import Evaluation, ObjectSchema, Outcome, blocks, schema_failures
+
+_SAMPLES = 5
+_SAMPLE_TEXT = 60
+_VIEW = "data"
+
+
+def evaluate(suite: Suite, files: Mapping[str, Path], settings: Mapping[str, str]) -> Evaluation:
+    """Look at the schema first: where it is too far off no expectation could run, and none is paid for.
+
+    :param settings: DuckDB's, e.g. ``memory_limit``
+    """
+    engine = _versions()
+    schemas, rows, errors = _read_schemas(files)
+    if errors or not rows or blocks(schema_failures(suite, schemas)):
+        return Evaluation(engine, schemas, None if errors else rows, None, tuple(errors))
+    check = _Check(suite, list(files.values()), settings, by_name=len(schemas) > 1)
+    judged, counted = check.judged()
+    if counted != rows:
+        errors.append(f"the objects' footers count {rows} rows, reading them gives {counted}")
+    return Evaluation(engine, schemas, counted, tuple(check.outcomes(judged)), tuple(errors))
+
+
+def _read_schemas(files: Mapping[str, Path]) -> tuple[tuple[ObjectSchema, ...], int, list[str]]:
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    from pyarrow import ArrowException
+
+    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    rows, errors = 0, []
+    for key, path in files.items():
+        try:
+            footer = pq.ParquetFile(path)
+            columns = tuple((field.name, str(field.type)) for field in footer.schema_arrow)
+            rows += footer.metadata.num_rows
+            footer.close()
+        except (ArrowException, OSError) as error:
+            errors.append(f"{key} cannot be read as Parquet: {_first_line(error)}")
+            continue
+        found.setdefault(columns, []).append(key)
+    schemas = tuple(ObjectSchema(dict(columns), len(keys), keys[0]) for columns, keys in found.items())
+    return schemas, rows, errors
+
+
+class _Check:
+    """One suite over one view of the files."""
+
+    def __init__(self, suite: Suite, paths: Sequence[Path], settings: Mapping[str, str], *, by_name: bool) -> None:
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
+
+        self.suite = suite
+        self.context = gx.get_context(mode="ephemeral")
+        self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        _register()
+        source = self.context.data_sources.add_duckdb(  # type: ignore[attr-defined]
+            "gate", connection_string="duckdb:///:memory:", kwargs={"connect_args": {"config": dict(settings)}}
+        )
+        self.engine = source.get_execution_engine()
+        with self.engine.get_connection() as connection:
+            connection.exec_driver_sql("SET TimeZone = 'UTC'")
+            connection.exec_driver_sql(_view_sql(suite, paths, by_name=by_name))
+            connection.commit()  # a failing check rolls back, and must not take the view with it
+        self.batch = source.add_table_asset(_VIEW, table_name=_VIEW).add_batch_definition_whole_table("all").get_batch()
+
+    def judged(self) -> tuple[list[int], int]:
+        """Per expectation the rows that it can judge at all, and the number of rows; one scan for everything.
+
+        An expectation over values ignores nulls, so a column that is null throughout would pass anything.
+        """
+        import sqlalchemy as sa
+
+        counts = [sa.func.count().filter(self._judgeable(e)) for e in self.suite.expectations]
+        with self.engine.get_connection() as connection:
+            row = connection.execute(sa.select(sa.func.count(), *counts).select_from(sa.table(_VIEW))).one()
+        return [int(n) for n in row[1:]], int(row[0])
+
+    def _judgeable(self, expectation: Expectation) -> Any:
+        import sqlalchemy as sa
+        from great_expectations.expectations.row_conditions import deserialize_row_condition
+
+        clauses = [] if "null" in expectation.type else [sa.column(c).is_not(None) for c in expectation.columns]
+        if (condition := expectation.kwargs.get("row_condition")) is not None:
+            clauses.append(self.engine.condition_to_filter_clause(deserialize_row_condition(condition)))
+        return sa.and_(sa.true(), *clauses)
+
+    def outcomes(self, judged: Sequence[int]) -> Iterator[Outcome]:
+        """Ask yes or no first; ask for details, which cost a query each, only where the answer is no."""
+        answers = self._ask(range(len(self.suite.expectations)), "BOOLEAN_ONLY")
+        failed = [index for index, answer in answers.items() if not answer["success"] and answer["raised"] is None]
+        details = self._ask(failed, "SUMMARY") if failed else {}
+        for index, answer in answers.items():
+            detail = details.get(index, answer)
+            yield Outcome(
+                index=index,
+                success=answer["success"],
+                judged=judged[index],
+                raised=answer["raised"] or detail["raised"],
+                observed=observed(self.suite, self.suite.expectations[index], detail["result"]),
+            )
+
+    def _ask(self, indexes: Sequence[int], result_format: str) -> dict[int, dict[str, Any]]:
+        from great_expectations import ExpectationSuite
+
+        wanted, answers = [], {}
+        for index in indexes:
+            try:
+                wanted.append(_as_expectation(self.suite.expectations[index], index))
+            except Exception as error:  # an unknown type or wrong arguments: this expectation's error, not the gate's
+                answers[index] = {"success": False, "raised": _first_line(error), "result": {}}
+        if wanted:
+            asked = ExpectationSuite(name="gate", expectations=wanted)
+            for result in self.batch.validate(asked, result_format=result_format).results:
+                answers[result.expectation_config.meta["index"]] = {
+                    "success": result.success is True,
+                    "raised": raised(result.exception_info),
+                    "result": result.result,
+                }
+        return answers
+
+
+def raised(info: Any) -> str | None:
+    """The first exception in ``info``, which nests one entry per metric inside another; ``None`` where none is."""
+    if not isinstance(info, Mapping):
+        return None
+    if info.get("raised_exception"):
+        return _first_line(info.get("exception_message") or "no message")
+    return next((found for value in info.values() if (found := raised(value))), None)
+
+
+def observed(suite: Suite, expectation: Expectation, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader needs to see of a failure: numbers, and a few values unless a column among them is redacted."""
+    seen = {}
+    for key in ("element_count", "unexpected_count", "unexpected_percent", "missing_percent"):
+        if isinstance(number := result.get(key), int | float):
+            seen[key] = round(number, 4)
+    # A query of the suite's own may return any column, so it counts as touching all of them.
+    touched = expectation.columns or tuple(suite.columns)
+    if set(touched) & set(suite.redact):
+        return seen | {"values": "redacted"} if {"observed_value", "partial_unexpected_list"} & result.keys() else seen
+    if "observed_value" in result:
+        seen["observed_value"] = _small(result["observed_value"])
+    if samples := result.get("partial_unexpected_list"):
+        seen["unexpected"] = [_small(sample) for sample in samples[:_SAMPLES]]
+    return seen
+
+
+def _small(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _SAMPLE_TEXT * 4 else text[: _SAMPLE_TEXT * 4] + "…"
+
+
+def _first_line(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
+    return name + (lines[0] if lines else "no message")
+
+
+def _view_sql(suite: Suite, paths: Sequence[Path], *, by_name: bool) -> str:
+    columns = ", ".join('"' + name.replace('"', '""') + '"' for name in suite.columns)
+    files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
+    # Hive partitioning off: a folder day=2013-01-01 must not replace the column day.
+    options = f"hive_partitioning = false, union_by_name = {'true' if by_name else 'false'}"
+    return f'CREATE VIEW "{_VIEW}" AS SELECT {columns} FROM read_parquet([{files}], {options})'  # noqa: S608
+
+
+def _as_expectation(declared: Expectation, index: int) -> Any:
+    from great_expectations.expectations.registry import get_expectation_impl
+    from great_expectations.expectations.row_conditions import deserialize_row_condition
+
+    implementation = _quantiles() if declared.type == _QUANTILES else get_expectation_impl(declared.type)
+    kwargs = dict(declared.kwargs)
+    if "row_condition" in kwargs:
+        kwargs["row_condition"] = deserialize_row_condition(kwargs["row_condition"])
+    return implementation(**kwargs, severity=declared.severity.value, meta={"index": index})
+
+
+_QUANTILES = "expect_column_quantile_values_to_be_between"
+_classes: dict[str, Any] = {}
+
+
+def _quantiles() -> Any:
+    """The quantile expectation with a plain ``bool``: marshmallow 4 does not serialise its ``numpy.bool``."""
+    if _QUANTILES not in _classes:
+        from great_expectations.expectations.core import ExpectColumnQuantileValuesToBeBetween
+
+        class ExpectColumnQuantilesToBeBetween(ExpectColumnQuantileValuesToBeBetween):
+            def _validate(self, *args: Any, **kwargs: Any) -> Any:
+                result = super()._validate(*args, **kwargs)
+                return result | {"success": bool(result["success"])}
+
+        _classes[_QUANTILES] = ExpectColumnQuantilesToBeBetween
+    return _classes[_QUANTILES]
+
+
+def _register() -> None:
+    """Teach Great Expectations ``context.data_sources.add_duckdb``; defining the subclass registers it."""
+    if "datasource" in _classes:
+        return
+    import duckdb_engine
+    import sqlalchemy as sa
+    from great_expectations.datasource.fluent import SQLDatasource
+    from great_expectations.execution_engine import SqlAlchemyExecutionEngine
+
+    class Compiler(duckdb_engine.Dialect.statement_compiler):  # type: ignore[misc, name-defined]
+        def visit_custom_op_binary(self, element: Any, operator: Any, **kw: Any) -> Any:
+            # DuckDB's ~ matches the whole string; Great Expectations means a search, as PostgreSQL's does.
+            if operator.opstring in ("~", "!~"):
+                search = f"regexp_matches({self.process(element.left, **kw)}, {self.process(element.right, **kw)})"
+                return search if operator.opstring == "~" else f"(NOT {search})"
+            return super().visit_custom_op_binary(element, operator, **kw)
+
+    class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.engine.dialect.statement_compiler = Compiler
+            self.dialect_module = sa.dialects.postgresql  # without it: "Regex is not supported for dialect duckdb"
+
+        @contextmanager
+        def get_connection(self) -> Iterator[Any]:
+            """One connection for everything, as Great Expectations itself does for SQLite."""
+            if self._connection is None:
+                self._connection = self.engine.connect()
+            try:
+                yield self._connection
+            except Exception:
+                self._connection.rollback()  # or one bad query aborts all that follow
+                raise
+
+    class DuckDBDatasource(SQLDatasource):
+        type: Literal["duckdb"] = "duckdb"  # type: ignore[assignment]
+
+        @property
+        def execution_engine_type(self) -> Any:
+            return DuckDBExecutionEngine
+
+        def get_engine(self) -> Any:
+            return self.get_execution_engine().engine
+
+    _classes["datasource"] = DuckDBDatasource
+
+
+def _versions() -> str:
+    from importlib.metadata import version
+
+    return f"great-expectations {version('great-expectations')}, duckdb {version('duckdb')}"
+
+
+def _die_with_parent() -> None:
+    """A killed task must not leave its check running; Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def main() -> None:
+    _die_with_parent()
+    # Whatever a library prints goes to standard error; the answer has the real standard output for itself.
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    request = json.load(sys.stdin)
+    suite = Suite.model_validate(request["suite"])
+    files = {key: Path(path) for key, path in request["files"].items()}
+    evaluation = evaluate(suite, files, request["settings"])
+    from dataclasses import asdict
+
+    json.dump(asdict(evaluation), answer, default=str)
+    answer.flush()
+    os._exit(0)  # nothing to clean up, and tearing down the interpreter costs a third of a second
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""From what an engine saw to a verdict. Pure, and fail closed: what was not looked at is an error, never a pass.
+
+Traps that this closes, each seen in Great Expectations 1.24.1: an empty suite passes; on an empty table, or where a row
+condition matches nothing, nearly every expectation passes; so does a column that is null throughout; and a check that
+raised carries the severity of its expectation, so that a dropped column under a warning would only warn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from ninelives.gates.suite import Severity, Suite
+
+CLOCK_SKEW = timedelta(minutes=1)
+"""Data may seem to be from the future by this much: two machines' clocks."""
+_MAX_ERRORS = 20
+_MAX_TEXT = 500
+
+
+class Verdict(StrEnum):
+    ERROR = "error"
+    BLOCK = "block"
+    WARN = "warn"
+    PASS = "pass"  # noqa: S105
+
+    @property
+    def opens(self) -> bool:
+        """Whether data with this verdict may serve."""
+        return self in (Verdict.PASS, Verdict.WARN)
+
+
+@dataclass(frozen=True)
+class ObjectSchema:
+    """Objects that have the same columns; ``example`` is the key of one of them."""
+
+    columns: Mapping[str, str]
+    """column to Arrow type"""
+    objects: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the engine says of one expectation, ``index`` being its place in the suite."""
+
+    index: int
+    success: bool
+    judged: int | None
+    """Rows that could have failed: under the row condition and with a value where nulls are not judged."""
+    raised: str | None = None
+    observed: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that the engine saw. ``outcomes`` is ``None`` where the schema was too far off to go on."""
+
+    engine: str
+    schemas: tuple[ObjectSchema, ...] = ()
+    rows: int | None = None
+    outcomes: tuple[Outcome, ...] | None = None
+    errors: tuple[str, ...] = ()
+
+
+class ExpectationEngine(Protocol):
+    """Runs a suite's expectations over Parquet files."""
+
+    def evaluate(self, suite: Suite, files: Mapping[str, Path]) -> Evaluation:
+        """``files``: object key to local file. Never raises for what the data or the engine does: see ``errors``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An expectation that the data does not meet."""
+
+    type: str
+    column: str | None
+    severity: Severity
+    observed: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """The gate's answer about exactly the data ``fingerprint`` and the suite ``suite_sha256``."""
+
+    verdict: Verdict
+    rows: int | None
+    expectations: int
+    failures: tuple[Failure, ...]
+    errors: tuple[str, ...]
+    suite_sha256: str
+    fingerprint: str | None
+    engine: str
+    seconds: float
+    checked_at: datetime
+
+    def facts(self) -> dict[str, Any]:
+        """JSON of a few kilobytes at most, for the ledger."""
+        return asdict(self) | {
+            "verdict": self.verdict.value,
+            "failures": [asdict(f) | {"severity": f.severity.value} for f in self.failures],
+            "errors": list(self.errors),
+            "seconds": round(self.seconds, 3),
+            "checked_at": self.checked_at.isoformat(),
+        }
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not a plain pass, one sentence each."""
+        return (*self.errors, *(_sentence(f) for f in self.failures))
+
+
+def judge(
+    suite: Suite, evaluation: Evaluation, *, fingerprint: str | None, age: timedelta | None, seconds: float, at: datetime
+) -> GateResult:
+    """Decide.
+
+    :param age: of the copy; ``None`` where nothing says how old it is
+    """
+    schema = schema_failures(suite, evaluation.schemas)
+    failures = [*_freshness(suite, age), *_row_count(suite, evaluation.rows), *schema]
+    errors = [*evaluation.errors, *_age_errors(suite, age)]
+    if not errors or evaluation.outcomes is not None:
+        errors += _not_looked_at(suite, evaluation, stopped=blocks(schema))
+    for outcome in evaluation.outcomes or ():
+        if not outcome.success and outcome.raised is None and 0 <= outcome.index < len(suite.expectations):
+            failed = suite.expectations[outcome.index]
+            failures.append(Failure(failed.type, failed.column, failed.severity, outcome.observed, failed.reason))
+    return GateResult(
+        verdict=_verdict(errors, failures),
+        rows=evaluation.rows,
+        expectations=len(suite.expectations),
+        failures=tuple(failures),
+        errors=shorten(errors),
+        suite_sha256=suite.sha256,
+        fingerprint=fingerprint,
+        engine=evaluation.engine,
+        seconds=seconds,
+        checked_at=at,
+    )
+
+
+def blocks(failures: Sequence[Failure]) -> bool:
+    return any(failure.severity is Severity.CRITICAL for failure in failures)
+
+
+def shorten(errors: Sequence[str]) -> tuple[str, ...]:
+    """Few and short enough for a ledger record and a log line; says how many were left out."""
+    kept = [error if len(error) <= _MAX_TEXT else error[: _MAX_TEXT - 1] + "…" for error in errors[:_MAX_ERRORS]]
+    if left_out := len(errors) - len(kept):
+        kept.append(f"and {left_out} more")
+    return tuple(kept)
+
+
+def schema_failures(suite: Suite, schemas: Sequence[ObjectSchema]) -> list[Failure]:
+    """Columns that are missing or have another type block; columns that nobody declared only warn."""
+    failures = []
+    for schema in schemas:
+        where = f"in {schema.objects} objects such as {schema.example}"
+        for name, declared in suite.columns.items():
+            actual = schema.columns.get(name)
+            if actual is None:
+                failures.append(_of_schema(name, Severity.CRITICAL, f"missing {where}", f"the schema declares {declared}"))
+            elif actual != declared:
+                failures.append(
+                    _of_schema(name, Severity.CRITICAL, f"{actual} {where}", f"the schema declares {declared}")
+                )
+        for name in schema.columns.keys() - suite.columns.keys():
+            failures.append(_of_schema(name, Severity.WARNING, f"new {where}", "the schema does not declare it"))
+    return failures
+
+
+def _of_schema(column: str, severity: Severity, observed: str, reason: str) -> Failure:
+    return Failure("schema", column, severity, {"column": observed}, reason)
+
+
+def _row_count(suite: Suite, rows: int | None) -> list[Failure]:
+    if rows is None or rows >= suite.min_rows:
+        return []
+    reason = f"the suite demands at least {suite.min_rows} rows"
+    return [Failure("row_count", None, Severity.CRITICAL, {"rows": rows}, reason)]
+
+
+def _freshness(suite: Suite, age: timedelta | None) -> list[Failure]:
+    if suite.max_age is None or age is None or age <= suite.max_age:
+        return []
+    reason = f"the suite allows an age of {suite.max_age}: has replication stopped?"
+    return [Failure("freshness", None, Severity.CRITICAL, {"age": str(age)}, reason)]
+
+
+def _age_errors(suite: Suite, age: timedelta | None) -> list[str]:
+    if age is not None and age < -CLOCK_SKEW:
+        return [f"the data claims to be written {-age} in the future; compare the clocks of the sites"]
+    if age is None and suite.max_age is not None:
+        return ["nothing says how old the data is, and the suite limits its age"]
+    return []
+
+
+def _not_looked_at(suite: Suite, evaluation: Evaluation, *, stopped: bool) -> list[str]:
+    """Everything that was not really judged. ``stopped``: the schema already blocks, so that no expectation ran."""
+    if evaluation.rows is None:
+        return ["the rows could not be counted"]
+    if evaluation.rows == 0:
+        return ["the dataset has no rows, so that nothing could be judged"]
+    if not evaluation.schemas:
+        return ["no object's schema was read"]
+    if not suite.expectations:
+        return ["the suite has no expectations, so that nothing would be judged"]
+    if evaluation.outcomes is None:
+        return [] if stopped else ["the expectations were not run"]
+    errors = []
+    answered = sorted(outcome.index for outcome in evaluation.outcomes)
+    if answered != list(range(len(suite.expectations))):
+        errors.append(f"{len(suite.expectations)} expectations were asked, the engine answered {answered}")
+    for outcome in evaluation.outcomes:
+        if not 0 <= outcome.index < len(suite.expectations):
+            continue
+        asked = suite.expectations[outcome.index]
+        what = f"expectations[{outcome.index}] {asked.type}" + (f" of {asked.column}" if asked.column else "")
+        if outcome.raised is not None:
+            errors.append(f"{what} could not be checked: {outcome.raised}")
+        elif not outcome.judged:
+            errors.append(f"{what} judged no row: its row condition matches nothing, or its columns are all null")
+    return errors
+
+
+def _verdict(errors: Sequence[str], failures: Sequence[Failure]) -> Verdict:
+    if errors:
+        return Verdict.ERROR
+    if blocks(failures):
+        return Verdict.BLOCK
+    return Verdict.WARN if failures else Verdict.PASS
+
+
+def _sentence(failure: Failure) -> str:
+    about = f" of {failure.column}" if failure.column else ""
+    seen = ", ".join(f"{key} {value}" for key, value in failure.observed.items())
+    return f"{failure.severity.value}: {failure.type}{about}: {seen or 'not met'} ({failure.reason})"
