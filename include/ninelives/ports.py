@@ -191,6 +191,10 @@ class Record:
     at: datetime
     previous: str
     hash: str
+    version: str = ""
+    """``ninelives.__version__`` that wrote it."""
+    once: str | None = None
+    """Key under which it can be written only once."""
 
 
 @dataclass(frozen=True)
@@ -212,15 +216,27 @@ class Lease:
 class Ledger(Protocol):
     """Append-only evidence and the leases that go with it. All raise ``Unavailable`` when it does not answer."""
 
+    @property
+    def ledger_id(self) -> str:
+        """Random at creation; keeps the anchors of two ledgers apart."""
+        ...
+
     def append(self, kind: str, subject: str, facts: Mapping[str, Any], *, once: str | None = None) -> Record:
-        """Append evidence; with ``once`` a repeated call with the same key returns the record already written."""
+        """Append evidence; with ``once`` a repeated call with the same key returns the record already written.
+
+        Other contents under a key already used are ``Refused``: key and facts name the attempt or leave it out together.
+        """
         ...
 
     def records(
         self, *, kind: str | None = None, subject: str | None = None, since: datetime | None = None,
         limit: int | None = None,
     ) -> list[Record]:
-        """Newest first."""
+        """Newest first; ``Corrupted`` where one is not what was written."""
+        ...
+
+    def scan(self) -> Iterator[Record]:
+        """All of them, oldest first, as they are stored: for verification, nothing is checked."""
         ...
 
     def head(self) -> Head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
@@ -34,10 +35,17 @@ def declared() -> Estate | None:
         return None
 
 
-def drill_schedule() -> str | None:
-    """When the estate wants drills (cron, UTC); ``None``: by hand only."""
+@dataclass(frozen=True)
+class DrillDefaults:
+    """When the estate wants drills (cron, UTC; ``None``: by hand only) and of which service."""
+
+    schedule: str | None
+    service: str
+
+
+def drill_defaults() -> DrillDefaults:
     estate = declared()
-    return estate.drills.schedule if estate else None
+    return DrillDefaults(estate.drills.schedule, estate.services[0].name) if estate else DrillDefaults(None, "")
 
 
 def replication_schedule() -> timedelta | None:

@@ -26,6 +26,8 @@ class Injection(BaseModel):
     service: str
     started_at: AwareDatetime
     expires_at: AwareDatetime
+    lost_at: AwareDatetime | None = None
+    """The instant of the fault itself; ``None`` until it is done."""
     undone_at: AwareDatetime | None = None
     undone_by: str | None = None
 
@@ -72,4 +74,3 @@ def find_injection(home: Home, injection_id: str) -> Injection | None:
 
 def _path(home: Home, injection_id: str) -> Path:
     return home.injections / f"{injection_id}.json"
-

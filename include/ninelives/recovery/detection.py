@@ -132,9 +132,7 @@ def observe(
             unhealthy = gateway.unhealthy_sites()
         except NinelivesError as error:
             return [Observation(site, Observer.GATEWAY, None, str(error)) for site in sites]
-        return [
-            Observation(site, Observer.GATEWAY, site not in unhealthy, unhealthy.get(site, "")) for site in sites
-        ]
+        return [Observation(site, Observer.GATEWAY, site not in unhealthy, unhealthy.get(site, "")) for site in sites]
 
     looks: list[Callable[[], list[Observation]]] = [through_gateway]
     for site in sites:

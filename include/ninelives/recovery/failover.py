@@ -161,7 +161,9 @@ def warm_up(systems: Systems, plan: FailoverPlan) -> dict[str, Any]:
     ready = [result for result in results if isinstance(result, float)]
     problems = [result for result in results if isinstance(result, str)]
     if not ready:
-        raise Unavailable(f"no replica at {plan.target} could serve {service.model}: {'; '.join(problems) or 'none is live'}")
+        raise Unavailable(
+            f"no replica at {plan.target} could serve {service.model}: {'; '.join(problems) or 'none is live'}"
+        )
     return {
         "replicas": len(ready),
         "problems": problems,

@@ -47,7 +47,9 @@ def reopen_site(systems: Systems, site: str, *, holder: str) -> Record:
         verdicts[dataset] = usable_verdict(systems, dataset, site).facts["verdict"]
     replicas = systems.replicas(site)
     with ThreadPoolExecutor(len(replicas)) as pool:
-        problems = [problem for problem in pool.map(lambda replica: _load_all(systems, site, replica), replicas) if problem]
+        problems = [
+            problem for problem in pool.map(lambda replica: _load_all(systems, site, replica), replicas) if problem
+        ]
     if len(problems) == len(replicas):
         raise Unavailable(f"no replica at {site} is fit to return: {'; '.join(problems)}")
     lease = ledger.take_lease(f"site:{site}", holder, LEASE_TTL)

@@ -1,0 +1,117 @@
+"""Airflow's public REST API, as far as drills and the command line need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from ninelives.errors import Refused, Unavailable
+from ninelives.ports import Connection
+
+
+@dataclass(frozen=True)
+class HumanDecision:
+    """The answer to an approval request as Airflow's own record has it; ``None`` where nobody answered."""
+
+    chosen: tuple[str, ...]
+    responded_by: str | None
+    responded_at: datetime | None
+
+
+class AirflowApi:
+    """Signs in with user name and password, and again when the token has run out."""
+
+    def __init__(self, url: str, login: str, password: str) -> None:
+        self.url = url
+        self._login = {"username": login, "password": password}
+        self._client = httpx.Client(base_url=url, timeout=httpx.Timeout(15.0, connect=2.0), trust_env=False)
+        self._token: str | None = None
+
+    @classmethod
+    def from_connection(cls, connection: Connection) -> Self:
+        return cls(f"http://{connection.host}:{connection.port}", connection.login or "", connection.password or "")
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any], run_id: str | None = None) -> str:
+        """Start a run and return its id; a run id that is there already is not started twice."""
+        body = {"logical_date": None, "conf": dict(conf)} | ({"dag_run_id": run_id} if run_id else {})
+        response = self._send("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body, accept=(409,))
+        return run_id if response.status_code == 409 and run_id else str(response.json()["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """``queued``, ``running``, ``success`` or ``failed``."""
+        return str(self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}").json()["state"])
+
+    def runs(self, dag_id: str, limit: int = 10) -> list[dict[str, Any]]:
+        """The newest runs, newest first."""
+        params = {"order_by": "-run_after", "limit": limit}
+        return list(self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=params).json()["dag_runs"])
+
+    def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
+        """State by task id; mapped tasks carry their index, ``verify_data[0]``."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances"
+        found = self._send("GET", path, params={"limit": 100}).json()["task_instances"]
+        return {
+            one["task_id"] if one["map_index"] < 0 else f"{one['task_id']}[{one['map_index']}]": one["state"]
+            for one in found
+        }
+
+    def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
+        self._send("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}", json={"state": state})
+
+    def human_decision(self, dag_id: str, run_id: str, task_id: str) -> HumanDecision | None:
+        """The approval record itself: a task's state and its XCom can be written by others, this cannot.
+
+        :return: ``None`` where no request was made or nobody has answered
+        """
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/-1/hitlDetails"
+        response = self._send("GET", path, accept=(404,))
+        if response.status_code == 404 or not response.json()["response_received"]:
+            return None
+        detail = response.json()
+        user = detail["responded_by_user"]
+        at = detail["responded_at"]
+        return HumanDecision(
+            tuple(detail["chosen_options"] or ()), user and user["name"], at and datetime.fromisoformat(at)
+        )
+
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
+        """Answer an approval request as the signed-in user."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/-1/hitlDetails"
+        self._send("PATCH", path, json={"chosen_options": [option], "params_input": {}})
+
+    def dag_ids(self) -> list[str]:
+        return [dag["dag_id"] for dag in self._send("GET", "/api/v2/dags", params={"limit": 100}).json()["dags"]]
+
+    def import_errors(self) -> list[dict[str, Any]]:
+        return list(self._send("GET", "/api/v2/importErrors").json()["import_errors"])
+
+    def _send(self, method: str, path: str, accept: tuple[int, ...] = (), **kwargs: Any) -> httpx.Response:
+        try:
+            if self._token is None:
+                self._sign_in()
+            response = self._client.request(method, path, headers={"Authorization": f"Bearer {self._token}"}, **kwargs)
+            if response.status_code == 401:
+                self._sign_in()
+                response = self._client.request(
+                    method, path, headers={"Authorization": f"Bearer {self._token}"}, **kwargs
+                )
+        except httpx.HTTPError as error:
+            raise Unavailable(f"Airflow's API at {self.url} does not answer: {error}; is it running?") from error
+        if response.is_success or response.status_code in accept:
+            return response
+        if response.status_code >= 500:
+            raise Unavailable(f"Airflow's API answered {response.status_code} to {method} {path}")
+        raise Refused("Airflow", [f"{method} {path}: {response.status_code} {response.text[:500]}"])
+
+    def _sign_in(self) -> None:
+        response = self._client.post("/auth/token", json=self._login)
+        if response.status_code >= 500:
+            raise Unavailable(f"Airflow's API answered {response.status_code} to a sign-in")
+        if not response.is_success:
+            raise Refused("Airflow", [f"it does not accept the password of {self._login['username']!r}"])
+        self._token = str(response.json()["access_token"])

@@ -1,0 +1,165 @@
+"""The steps of a drill. It injects and measures and never helps: the recovery is the one that a real loss starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ninelives.drills.journal import Injection, close_injection, find_injection, open_injection
+from ninelives.drills.scenario import Drill, find_scenario
+from ninelives.errors import NinelivesError, Refused
+from ninelives.evidence.anchor import anchor
+from ninelives.ports import Lease, Record, Systems
+from ninelives.probing.measure import measure_loss
+from ninelives.probing.records import read_probes
+from ninelives.replication.acks import JOURNAL, read_acks
+from ninelives.replication.lag import surviving
+from ninelives.replication.manifest import read_manifest
+
+LEASE_MARGIN = timedelta(minutes=10)
+"""Kept beyond the drill's longest duration for restoring, reconciling and judging."""
+
+AFTERMATH = timedelta(seconds=5)
+"""Measured beyond the return of the site: a relapse right after it belongs to the drill."""
+
+
+def inject_fault(systems: Systems, drill: Drill) -> Injection:
+    """Take the drill lease, write the injection down, and inject. All or nothing: a failure undoes its own part.
+
+    Repeated by the same drill after a kill it goes on with the injection that it finds.
+
+    :raises Refused: another drill holds the lease, or this drill is over
+    """
+    policy, ledger = systems.estate.drills, systems.ledger()
+    before = find_injection(systems.home, drill.id)
+    if before is not None and before.undone_at is not None:
+        raise Refused("drill", [f"{drill.id} was undone at {before.undone_at:%H:%M:%S} UTC by {before.undone_by}"])
+    lease = ledger.take_lease("drill", drill.id, policy.max_duration + LEASE_MARGIN)
+    now = datetime.now(UTC)
+    injection = before or Injection(
+        id=drill.id,
+        scenario=drill.scenario,
+        site=drill.site,
+        service=drill.service,
+        started_at=now,
+        expires_at=now + policy.max_duration,
+    )
+    if injection.lost_at is not None:
+        return injection
+    try:
+        open_injection(systems.home, injection)
+        lost_at = find_scenario(drill.scenario).inject(systems, drill)
+        injection = injection.model_copy(update={"lost_at": lost_at})
+        open_injection(systems.home, injection)
+    except BaseException:
+        undo_fault(systems, drill, by="failed injection")
+        ledger.release_lease(lease)
+        raise
+    return injection
+
+
+def undo_fault(systems: Systems, drill: Drill, *, by: str) -> None:
+    """Bring back what the drill took away; may be called at any time, any number of times."""
+    find_scenario(drill.scenario).clean_up(systems, drill)
+    close_injection(systems.home, drill.id, by=by)
+
+
+def measure_data_loss(systems: Systems, drill: Drill) -> dict[str, Any]:
+    """Which acknowledged writes the survivors have, while the site is away: afterwards the lost site fills the gap.
+
+    :return: ``rpo_seconds``, number of ``lost`` writes, ``last_survivor`` (key), of the drilled service's dataset
+    """
+    injection = find_injection(systems.home, drill.id)
+    if injection is None or injection.lost_at is None:
+        raise Refused("drill", [f"{drill.id} has not injected anything"])
+    dataset = systems.estate.dataset_of(systems.estate.service_by_name[drill.service])
+    acks = [ack for ack in read_acks(systems.home.feed / JOURNAL) if ack.dataset == dataset.name]
+    hashes: dict[str, str] = {}
+    for site in (dataset.primary, *dataset.copies):
+        if site != drill.site and (manifest := read_manifest(systems.store(site), dataset.name)):
+            hashes.update({o.key: o.sha256 for o in manifest.objects})
+    point = surviving(acks, hashes, injection.lost_at)
+    return {
+        "rpo_seconds": point.rpo_seconds,
+        "lost_writes": len(point.lost),
+        "last_survivor": point.last_survivor.key if point.last_survivor else None,
+    }
+
+
+def record_drill(
+    systems: Systems, drill: Drill, *, data_loss: Mapping[str, Any] | None, run: str, problem: str | None = None
+) -> Record:
+    """Measure what users felt, compare it with the objective, and leave evidence whatever happened.
+
+    :param data_loss: result of ``measure_data_loss``; ``None`` where it could not be measured: then RPO is unknown
+    :param problem: what went wrong in the drill itself, e.g. that it was aborted
+    """
+    injection = find_injection(systems.home, drill.id)
+    ledger = systems.ledger()
+    facts: dict[str, Any] = {"run": run, "problem": problem}
+    if injection is None or injection.lost_at is None:
+        facts |= {"outcome": "not injected", "verdict": "unknown"}
+    else:
+        facts |= _measure(systems, drill, injection, data_loss)
+        if problem and facts["verdict"] == "met":
+            facts["verdict"] = "unknown"
+    record = ledger.append("drill", f"{drill.scenario}/{drill.service}/{drill.site}", facts, once=f"drill/{drill.id}")
+    lease = ledger.current_lease("drill")
+    if lease is not None and lease.holder == drill.id:
+        ledger.release_lease(Lease("drill", drill.id, lease.token, lease.expires_at))
+    anchor(ledger, systems.stores())
+    return record
+
+
+def _measure(
+    systems: Systems, drill: Drill, injection: Injection, data_loss: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    lost_at = injection.lost_at
+    assert lost_at is not None  # noqa: S101  (the caller looked)
+    until = (injection.undone_at or datetime.now(UTC)) + AFTERMATH
+    impacts = {}
+    for service in systems.estate.services:
+        probes = read_probes(systems.home.probes, lost_at - timedelta(seconds=5), until, service.name)
+        impacts[service.name] = measure_loss(probes, loss_at=lost_at, until=until, objective=service.objective)
+    objective = systems.estate.service_by_name[drill.service].objective
+    felt = impacts[drill.service]
+    rpo = None if data_loss is None else float(data_loss["rpo_seconds"])
+    verdicts = {
+        "rto": str(felt.verdict),
+        "rpo": "unknown" if rpo is None else "met" if rpo <= objective.rpo.total_seconds() else "missed",
+    }
+    overall = "missed" if "missed" in verdicts.values() else "unknown" if "unknown" in verdicts.values() else "met"
+    return {
+        "outcome": "measured",
+        "lost_at": lost_at.isoformat(),
+        "restored_at": injection.undone_at.isoformat() if injection.undone_at else None,
+        "restored_by": injection.undone_by,
+        "objective": {"rto_seconds": objective.rto.total_seconds(), "rpo_seconds": objective.rpo.total_seconds()},
+        "rpo_seconds": rpo,
+        "data_loss": dict(data_loss) if data_loss else None,
+        "felt": {name: impact.to_dict() for name, impact in impacts.items()},
+        "recovery": _recovery(systems, drill, lost_at),
+        "verdicts": verdicts,
+        "verdict": overall,
+    }
+
+
+def _recovery(systems: Systems, drill: Drill, lost_at: datetime) -> dict[str, Any]:
+    """When the site was declared lost, traffic moved and the site came back, in seconds from the loss."""
+    ledger, found = systems.ledger(), {}
+    for name, kind, subject in (
+        ("declared", "loss", drill.site),
+        ("failed_over", "failover", drill.service),
+        ("returned", "return", drill.site),
+    ):
+        records = ledger.records(kind=kind, subject=subject, since=lost_at)
+        if records:
+            first = records[-1]
+            found[name] = {"seconds": (first.at - lost_at).total_seconds(), "evidence": first.seq}
+    return found
+
+
+def describe_problem(error: NinelivesError) -> str:
+    """One line for the evidence."""
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,14 @@
+"""What starts runs by itself."""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset, AssetWatcher
+
+from ninelives_airflow.triggers.site_watch import SiteChangeTrigger
+
+SITE_LOST = Asset(
+    "ninelives_site_lost", watchers=[AssetWatcher(name="site_lost_watch", trigger=SiteChangeTrigger(change="lost"))]
+)
+SITE_BACK = Asset(
+    "ninelives_site_back", watchers=[AssetWatcher(name="site_back_watch", trigger=SiteChangeTrigger(change="back"))]
+)

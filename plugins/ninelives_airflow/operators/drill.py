@@ -1,0 +1,302 @@
+"""The steps of a drill."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import SkipMixin
+from airflow.sdk.exceptions import AirflowFailException
+
+from ninelives_airflow.failures import airflow_failures
+from ninelives_airflow.hooks.estate import EstateHook
+from ninelives_airflow.operators.base import EstateOperator
+from ninelives_airflow.triggers.drill import RecoveryTrigger, ReturnTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from ninelives.drills.scenario import Drill
+
+
+class CheckPreflightOperator(EstateOperator, SkipMixin):
+    """Refuse the drill with every reason against it, or return it as a plan. A dry run ends here and writes nothing.
+
+    :param scenario: what is broken
+    :param service: whose recovery is measured
+    :param site: which site is taken away; ``active`` is the one that serves now
+    :param dry_run: say what would happen, and stop
+    """
+
+    template_fields = ("scenario", "service", "site", "dry_run")
+
+    def __init__(self, *, scenario: str, service: str, site: str, dry_run: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scenario = scenario
+        self.service = service
+        self.site = site
+        self.dry_run = dry_run
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.drills.preflight import check_preflight, resolve_site
+        from ninelives.drills.scenario import Drill
+        from ninelives.errors import Refused
+
+        dry_run = as_flag(self.dry_run)
+        site = resolve_site(systems.estate, systems.gateway().state(), self.service, self.site)
+        drill = Drill(drill_id(context["run_id"]), self.scenario, self.service, site)
+        preflight = check_preflight(systems, drill)
+        if preflight.reasons and not dry_run:
+            systems.ledger().append(
+                "drill",
+                f"{drill.scenario}/{drill.service}/{drill.site}",
+                {
+                    "outcome": "refused",
+                    "verdict": "unknown",
+                    "reasons": list(preflight.reasons),
+                    "run": context["run_id"],
+                },
+                once=f"drill/{drill.id}",
+            )
+            raise Refused("drill", preflight.reasons)
+        plan = {
+            "id": drill.id,
+            "scenario": drill.scenario,
+            "service": drill.service,
+            "site": drill.site,
+            "survivors": list(preflight.survivors),
+            "reasons": list(preflight.reasons),
+        }
+        if dry_run:
+            self.log.info("Dry run: would start %s; reasons against it: %s", drill, preflight.reasons or "none")
+            self.skip(ti=context["ti"], tasks=context["task"].get_flat_relatives(upstream=False))
+        return plan
+
+
+def as_flag(value: Any) -> bool:
+    """A form's boolean, rendered by a template or not; anything unknown is refused rather than guessed."""
+    if str(value) not in {"True", "False"}:
+        raise AirflowFailException(f"dry_run must be true or false, not {value!r}: a drill is not started on a guess.")
+    return str(value) == "True"
+
+
+def drill_id(run_id: str) -> str:
+    """A file name that is the same for every try of the run."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", run_id)[:120]
+
+
+class ApproveDrillOperator(ApprovalOperator):
+    """Ask a person who did not start the drill; passes at once where the estate's policy asks nobody.
+
+    :param plan: output of the preflight
+    """
+
+    template_fields = ("subject", "body", "plan")
+
+    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
+        super().__init__(ignore_downstream_trigger_rules=True, **kwargs)
+        self.plan = plan
+
+    def execute(self, context: Context) -> Any:
+        from ninelives.drills.approval import eligible_approvers
+        from ninelives.estate import Approval, Role
+
+        estate = EstateHook().estate
+        if estate.drills.approval is Approval.NONE:
+            return None
+        with airflow_failures():
+            approvers = eligible_approvers(estate.people_with(Role.APPROVER), requester(context))
+        self.assigned_users = [{"id": name, "name": name} for name in approvers]
+        return super().execute(context)
+
+
+def requester(context: Context) -> str | None:
+    """Who started the run; ``None`` only for a run that the calendar started."""
+    run = context["dag_run"]
+    who = getattr(run, "triggering_user_name", None)
+    if who is None and run.run_type != "scheduled":
+        raise AirflowFailException(
+            "Nobody is named as the one who started this run, so nobody can be the second pair of eyes."
+        )
+    return who
+
+
+class DrillStepOperator(EstateOperator):
+    """One step of a drill.
+
+    :param plan: output of the preflight
+    """
+
+    template_fields = ("plan",)
+
+    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan = plan
+
+    @property
+    def drill(self) -> Drill:
+        from ninelives.drills.scenario import Drill
+
+        return Drill(self.plan["id"], self.plan["scenario"], self.plan["service"], self.plan["site"])
+
+
+class InjectFaultOperator(DrillStepOperator):
+    """Check the approval record itself, then take the drill lease and inject: all or nothing."""
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.drills.run import inject_fault
+
+        approved_by = self._approval(systems, context)
+        injection = inject_fault(systems, self.drill)
+        return {
+            "lost_at": injection.lost_at.isoformat(),
+            "expires_at": injection.expires_at.isoformat(),
+            "approved_by": approved_by,
+        }
+
+    def _approval(self, systems: EstateHook, context: Context) -> str | None:
+        from ninelives.adapters.airflow_api import AirflowApi
+        from ninelives.drills.approval import check_approval
+        from ninelives.estate import Approval, Role
+
+        if systems.estate.drills.approval is Approval.NONE:
+            return None
+        api = AirflowApi.from_connection(systems.connections.get("ninelives_airflow_api"))
+        decision = api.human_decision(context["dag"].dag_id, context["run_id"], "approve_drill")
+        return check_approval(
+            chosen=decision.chosen if decision else (),
+            responded_by=decision.responded_by if decision else None,
+            approvers=systems.estate.people_with(Role.APPROVER),
+            requested_by=requester(context),
+        )
+
+
+class UndoFaultOperator(DrillStepOperator):
+    """Bring back what the drill took away, whatever happened in between.
+
+    Fails after that when the drill did not come to its end, so that a run that somebody marked as failed, whose other
+    tasks Airflow then skips, does not end as a success.
+
+    :param awaited: task id of the step that must have ended by itself
+    """
+
+    def __init__(self, *, awaited: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.awaited = awaited
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.drills.run import undo_fault
+
+        undo_fault(systems, self.drill, by="restore_site")
+        state = states_of(context, self.awaited)
+        if state not in {"success", "failed"}:
+            raise AirflowFailException(
+                f"{self.plan['site']} is back, but {self.awaited} ended as {state or 'nothing'}."
+            )
+        return {"restored": self.plan["site"]}
+
+
+def states_of(context: Context, task_id: str) -> str | None:
+    """State of another task of this run, asked through the Task SDK."""
+    ti = context["ti"]
+    run_id = context["run_id"]
+    found = ti.get_task_states(dag_id=ti.dag_id, task_ids=[task_id], run_ids=[run_id])
+    return found.get(run_id, {}).get(task_id)
+
+
+class AwaitRecoveryOperator(DrillStepOperator):
+    """Wait, without a worker slot, until users get lasting correct answers, or the drill must stop."""
+
+    def execute(self, context: Context) -> None:
+        injected = context["ti"].xcom_pull(task_ids="lose_site")
+        expires_at = datetime.fromisoformat(injected["expires_at"])
+        self.defer(
+            trigger=RecoveryTrigger(plan=self.plan, lost_at=injected["lost_at"]),
+            method_name="resume",
+            timeout=max(expires_at - datetime.now(UTC), timedelta(seconds=1)),
+        )
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        raise NotImplementedError("this operator only waits")
+
+    def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        if event["state"] == "abort":
+            raise AirflowFailException(f"Drill stopped: {event['reason']}.")
+        self.log.info("%s: %s", event["state"], event["reason"])
+        return event
+
+
+class MeasureDataLossOperator(DrillStepOperator):
+    """Count the acknowledged writes that the survivors do not have, while the site is still away."""
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.drills.run import measure_data_loss
+
+        return measure_data_loss(systems, self.drill)
+
+
+class AwaitReturnOperator(DrillStepOperator):
+    """Wait, without a worker slot, until the site has passed the gate and takes traffic again."""
+
+    def __init__(self, *, timeout: timedelta, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.timeout = timeout
+
+    def execute(self, context: Context) -> None:
+        self.defer(trigger=ReturnTrigger(site=self.plan["site"]), method_name="resume", timeout=self.timeout)
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        raise NotImplementedError("this operator only waits")
+
+    def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        return event
+
+
+class RecordDrillOperator(DrillStepOperator):
+    """Measure what users felt and leave evidence, whatever happened.
+
+    :param data_loss: output of the data loss measurement
+    """
+
+    template_fields = ("plan", "data_loss")
+
+    def __init__(self, *, data_loss: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_loss = data_loss
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.drills.run import record_drill
+
+        steps = {
+            step: states_of(context, step) for step in ("lose_site", "await_recovery", "restore_site", "await_return")
+        }
+        problems = [f"{step} {state or 'did not run'}" for step, state in steps.items() if state != "success"]
+        record = record_drill(
+            systems, self.drill, data_loss=self.data_loss, run=context["run_id"], problem="; ".join(problems) or None
+        )
+        return {"evidence": record.seq, "verdict": record.facts["verdict"], "problem": record.facts["problem"]}
+
+
+class JudgeDrillOperator(EstateOperator):
+    """Fail the run unless the objective was met: a missed one is a finding, an unknown one a measurement that failed.
+
+    :param recorded: output of the record task
+    """
+
+    template_fields = ("recorded",)
+
+    def __init__(self, *, recorded: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.recorded = recorded
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        verdict = self.recorded["verdict"]
+        if verdict != "met":
+            problem = f" ({self.recorded['problem']})" if self.recorded["problem"] else ""
+            raise AirflowFailException(
+                f"The objective was {verdict}{problem}. Read evidence {self.recorded['evidence']}: "
+                f"ninelives evidence show {self.recorded['evidence']}"
+            )
+        return dict(self.recorded)

@@ -1,0 +1,52 @@
+"""The steps of taking a site back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ninelives_airflow.operators.base import EstateOperator
+from ninelives_airflow.operators.failover import lost_sites
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from ninelives_airflow.hooks.estate import EstateHook
+
+
+class ReconcileSiteOperator(EstateOperator):
+    """Bring a returning site and the open ones to the union of their data; conflicts are kept and reported.
+
+    :param site: the returning site when a person starts the run; an asset event names it otherwise
+    """
+
+    template_fields = ("site",)
+
+    def __init__(self, *, site: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.site = site
+
+    def act(self, systems: EstateHook, context: Context) -> list[dict[str, Any]]:
+        from ninelives.recovery.return_site import reconcile_site
+
+        sites = lost_sites(context, self.site)
+        return [{"site": site, "reconciled": reconcile_site(systems, site)} for site in sites]
+
+
+class ReopenSiteOperator(EstateOperator):
+    """Open a site to traffic once its data passes the gate and its replicas answer correctly.
+
+    :param reconciled: one result of ``reconcile_site``
+    """
+
+    template_fields = ("reconciled",)
+
+    def __init__(self, *, reconciled: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reconciled = reconciled
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.recovery.return_site import reopen_site
+
+        site = self.reconciled["site"]
+        record = reopen_site(systems, site, holder=context["run_id"])
+        return {"site": site, "verdicts": record.facts["verdicts"], "evidence": record.seq}

@@ -1,0 +1,51 @@
+"""Pages inside Airflow's UI. Plugin routes are open to anybody unless they ask for a signed-in user: each one does."""
+
+from __future__ import annotations
+
+import html
+import json
+from functools import cache
+
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
+from airflow.api_fastapi.core_api.security import requires_access_view
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import HTMLResponse
+
+from ninelives.ports import Ledger
+from ninelives_airflow.hooks.estate import AirflowConnections
+
+app = FastAPI(title="Ninelives", docs_url=None, redoc_url=None, openapi_url=None)
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Evidence {seq}</title>
+<style>body{{font:15px system-ui;margin:2rem;color:#222}}pre{{background:#f4f4f4;padding:1rem;overflow:auto}}
+dt{{color:#666}}dd{{margin:0 0 .6rem}}</style>
+<h1>Evidence {seq}: {kind}</h1><dl><dt>Subject</dt><dd>{subject}</dd><dt>At</dt><dd>{at}</dd>
+<dt>Hash</dt><dd><code>{hash}</code></dd></dl><pre>{facts}</pre></html>"""
+
+
+@cache
+def _ledger() -> Ledger:
+    from ninelives.adapters.ledger import SqlLedger
+
+    return SqlLedger.from_connection(AirflowConnections().get("ninelives_ledger"))
+
+
+@app.get(
+    "/evidence/{seq}",
+    response_class=HTMLResponse,
+    dependencies=[Depends(requires_access_view(AccessView.CLUSTER_ACTIVITY))],
+)
+def show_evidence(seq: int) -> str:
+    """One record of the ledger."""
+    found = _ledger().record(seq)
+    if found is None:
+        raise HTTPException(404, f"There is no evidence {seq}")
+    fields = {
+        "seq": str(found.seq),
+        "kind": found.kind,
+        "subject": found.subject,
+        "at": found.at.isoformat(),
+        "hash": found.hash,
+        "facts": json.dumps(found.facts, indent=2, sort_keys=True, default=str),
+    }
+    return _PAGE.format(**{name: html.escape(value) for name, value in fields.items()})
