@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from ninelives.drills.journal import open_injections
+from ninelives.injections import open_injections
 from ninelives.drills.scenario import Drill, find_scenario
 from ninelives.errors import NinelivesError, Refused
 from ninelives.estate import Estate, Mode, Service

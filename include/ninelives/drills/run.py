@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ninelives.drills.journal import Injection, close_injection, find_injection, open_injection
+from ninelives.injections import Injection, close_injection, find_injection, open_injection
 from ninelives.drills.scenario import Drill, find_scenario
 from ninelives.errors import NinelivesError, Refused
 from ninelives.evidence.anchor import anchor

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ninelives.drills.journal import open_injections
+from ninelives.injections import open_injections
 from ninelives.errors import NinelivesError, Refused, Unavailable
 from ninelives.estate import Mode, Service
 from ninelives.evidence.anchor import anchor
