@@ -1,0 +1,102 @@
+"""A model server: ``python -m ninelives.serving.server``, configured by its environment.
+
+| variable | meaning |
+|---|---|
+| ``NINELIVES_SITE`` | the site this replica belongs to |
+| ``NINELIVES_PORT`` | port to listen on; ``NINELIVES_HOST`` is 127.0.0.1 unless set |
+| ``NINELIVES_CONNECTIONS`` | file with the connections ``ninelives_<site>_store`` and ``ninelives_<site>_replicas`` |
+| ``NINELIVES_MODELS`` | models to load at the start, separated by commas |
+| ``NINELIVES_CACHE`` | folder for verified copies of models; without it a restart needs the store |
+| ``NINELIVES_DRAIN`` | seconds between "not ready" and the end after SIGTERM, 1.5 unless set |
+
+It is live at once, and ready when every model is loaded, warm and answers its golden requests correctly.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from ninelives.adapters.connections import FileConnections
+from ninelives.adapters.s3 import S3ObjectStore
+from ninelives.errors import NinelivesError
+from ninelives.serving.app import make_app
+from ninelives.serving.repository import Repository
+
+log = logging.getLogger("ninelives.serving")
+
+KEEP_ALIVE = 75
+"""Seconds; longer than the gateway keeps an idle connection, so that the server never closes one under a request."""
+
+
+class DrainingServer(uvicorn.Server):
+    """On SIGTERM first says that it is not ready, goes on answering for ``drain`` seconds, then ends with code 0."""
+
+    def __init__(self, config: uvicorn.Config, repository: Repository, drain: float) -> None:
+        super().__init__(config)
+        self._repository = repository
+        self._drain = drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._repository.draining:  # asked twice: do not wait
+            self.should_exit = True
+            return
+        self._repository.draining = True
+        timer = threading.Timer(self._drain, self._stop)
+        timer.daemon = True
+        timer.start()
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def main(environment: Mapping[str, str]) -> int:
+    """Serve until told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        site, port = environment["NINELIVES_SITE"], int(environment["NINELIVES_PORT"])
+        connections = FileConnections(Path(environment["NINELIVES_CONNECTIONS"]))
+        drain = float(environment.get("NINELIVES_DRAIN") or 1.5)
+    except (KeyError, ValueError) as error:
+        log.error("the environment lacks or spoils a setting: %s", error)
+        return 2
+    try:
+        store = S3ObjectStore.from_connection(connections.get(f"ninelives_{site}_store"), site)
+        key = connections.get(f"ninelives_{site}_replicas").password
+        cache = environment.get("NINELIVES_CACHE")
+        models = [name.strip() for name in environment.get("NINELIVES_MODELS", "").split(",") if name.strip()]
+        repository = Repository(store, Path(cache) if cache else None, models)
+    except NinelivesError as error:
+        log.error("%s", error)
+        return 1
+    if not key:
+        log.warning("ninelives_%s_replicas has no password: nobody can load or unload models", site)
+
+    stop = threading.Event()
+    # A daemon: a store that hangs must not keep the process from ending.
+    threading.Thread(target=repository.keep_loading, args=(stop,), name="loader", daemon=True).start()
+    config = uvicorn.Config(
+        make_app(repository, site=site, key=key),
+        host=environment.get("NINELIVES_HOST") or "127.0.0.1",
+        port=port,
+        access_log=False,
+        log_level="warning",
+        lifespan="off",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=5,
+    )
+    DrainingServer(config, repository, drain).run()
+    stop.set()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))
