@@ -1,0 +1,1 @@
+"""Alembic's view of the ledger; ``ninelives.adapters.ledger.migrate`` runs it."""
