@@ -8,11 +8,11 @@ in memory only, and ETags of multipart uploads are not comparable between stores
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from itertools import islice, pairwise
-from typing import Annotated, Protocol, Self, TypeVar, runtime_checkable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Annotated, Protocol, Self, runtime_checkable
 
 import rfc8785
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -24,7 +24,15 @@ BUCKET = "data"
 WORKERS = 8
 """Objects read and hashed at once: hashing releases the GIL, and loopback stores saturate two cores well below this."""
 
-T = TypeVar("T")
+MEMORY = 256 * 2**20
+"""Bytes of whole objects held at once while hashing from a store that cannot stream."""
+
+HINT_MARGIN = timedelta(seconds=2)
+"""Stores give times in whole seconds, so one just before a scan may stand for a write during it."""
+
+OUR_OWN = ("_manifests/", "_conflicts/")
+"""Prefixes that belong to no dataset."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -105,16 +113,16 @@ def manifest_key(dataset: str) -> str:
     return f"_manifests/{dataset}.json"
 
 
-def read_manifest(store: ObjectStore, dataset: str) -> Manifest | None:
+def read_manifest(store: ObjectStore, dataset: str, bucket: str = BUCKET) -> Manifest | None:
     """The dataset's manifest at a site, ``None`` where there is none.
 
     :raises Corrupted: it is truncated, not a manifest, another dataset's, or its fingerprint is not its objects'
     :raises Unavailable: the store does not answer
     """
-    data = store.get(BUCKET, manifest_key(dataset))
+    data = store.get(bucket, manifest_key(dataset))
     if data is None:
         return None
-    where = f"the manifest of {dataset} at {store.site} ({BUCKET}/{manifest_key(dataset)})"
+    where = f"the manifest of {dataset} at {store.site} ({bucket}/{manifest_key(dataset)})"
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -125,16 +133,41 @@ def read_manifest(store: ObjectStore, dataset: str) -> Manifest | None:
     return manifest
 
 
-def write_manifest(store: ObjectStore, manifest: Manifest) -> None:
+def write_manifest(store: ObjectStore, manifest: Manifest, bucket: str = BUCKET) -> None:
     """Write it; the caller has made sure that every object it lists is there.
 
     :raises Unavailable: the store does not answer
     """
-    store.put(BUCKET, manifest_key(manifest.dataset), manifest.model_dump_json().encode())
+    store.put(bucket, manifest_key(manifest.dataset), manifest.model_dump_json().encode())
 
 
-def scan(store: ObjectStore, dataset: str, known: Manifest | None, created_at: datetime | None = None) -> Manifest:
-    """The manifest of what the store really holds under ``<dataset>/``.
+def write_over(store: ObjectStore, manifest: Manifest, known: Manifest | None, bucket: str = BUCKET) -> Manifest:
+    """Write it, with what others have added to the site's manifest since ``known`` was read; return what was written.
+
+    :raises Unavailable: the store does not answer
+    """
+    try:
+        now = read_manifest(store, manifest.dataset, bucket)
+    except Corrupted:
+        now = None  # damaged before: it is being made anew
+    seen = {*manifest.by_key, *(known.by_key if known else {})}
+    added = [o for o in now.objects if o.key not in seen] if now else []
+    if added:
+        manifest = build_manifest(manifest.dataset, [*manifest.objects, *added], manifest.created_at)
+    write_manifest(store, manifest, bucket)
+    return manifest
+
+
+def scan(
+    store: ObjectStore,
+    dataset: str,
+    known: Manifest | None,
+    created_at: datetime | None = None,
+    *,
+    bucket: str = BUCKET,
+    prefix: str | None = None,
+) -> Manifest:
+    """The manifest of what the store really holds under ``prefix`` (by default ``<dataset>/``).
 
     An object is read and hashed unless ``known`` lists it with the same size and it was last modified before ``known``
     was begun. That is a hint only (clocks differ, and bits rot without touching a time): ``replicate`` re-reads a
@@ -146,19 +179,21 @@ def scan(store: ObjectStore, dataset: str, known: Manifest | None, created_at: d
     begun = created_at or datetime.now(UTC)
     trusted = known.by_key if known else {}
     unchanged: list[ManifestObject] = []
-    to_hash: list[str] = []
-    for info in store.list(BUCKET, f"{dataset}/"):
+    to_hash: dict[str, int] = {}
+    for info in store.list(bucket, f"{dataset}/" if prefix is None else prefix):
         before = trusted.get(info.key)
+        if info.key.startswith(OUR_OWN):
+            continue
         if before is not None and known is not None and _looks_unchanged(info, before, known):
             unchanged.append(before)
         else:
-            to_hash.append(info.key)
-    hashed = hash_objects(store, BUCKET, to_hash)
+            to_hash[info.key] = info.size
+    hashed = hash_objects(store, bucket, to_hash)
     return build_manifest(dataset, [*unchanged, *(o for o in hashed.values() if o is not None)], begun)
 
 
 def _looks_unchanged(info: ObjectInfo, before: ManifestObject, known: Manifest) -> bool:
-    return info.size == before.size and info.modified < known.created_at
+    return info.size == before.size and info.modified < known.created_at - HINT_MARGIN
 
 
 @runtime_checkable
@@ -190,23 +225,32 @@ def hash_object(store: ObjectStore, bucket: str, key: str) -> ManifestObject | N
 
 
 def hash_objects(
-    store: ObjectStore, bucket: str, keys: Sequence[str], *, workers: int = WORKERS
-) -> Mapping[str, ManifestObject | None]:
-    """Read and hash many objects in parallel; at most ``workers`` are in memory at once.
+    store: ObjectStore, bucket: str, sizes: Mapping[str, int], *, workers: int = WORKERS
+) -> dict[str, ManifestObject | None]:
+    """Read and hash many objects in parallel; ``None`` for one that does not exist.
 
+    :param sizes: key to size in bytes, which bounds how many are read at once
     :raises Unavailable: the store does not answer
     """
     found: dict[str, ManifestObject | None] = {}
-    if not keys:
+    if not sizes:
         return found
+    streams = isinstance(store, Streaming)
     with ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
-        # In batches, so that a store that went away is noticed after one batch, not after every key's timeout.
-        for batch in _batched(keys, workers * 4):
+        # In batches: bounded memory, and a store that went away is noticed after one batch, not after every key.
+        for batch in _batches(sizes, workers * 4, None if streams else MEMORY):
             found.update(zip(batch, pool.map(lambda key: hash_object(store, bucket, key), batch), strict=True))
     return found
 
 
-def _batched(items: Sequence[T], n: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while batch := list(islice(rest, n)):
+def _batches(sizes: Mapping[str, int], count: int, memory: int | None) -> Iterator[list[str]]:
+    batch: list[str] = []
+    held = 0
+    for key, size in sizes.items():
+        if batch and (len(batch) == count or (memory is not None and held + size > memory)):
+            yield batch
+            batch, held = [], 0
+        batch.append(key)
+        held += size
+    if batch:
         yield batch
