@@ -53,6 +53,16 @@ class Home:
         return self.root / "injections"
 
     @property
+    def expectations(self) -> Path:
+        """``<suite>/suite.json`` per dataset: ``$NINELIVES_EXPECTATIONS``, by default the folder of the source tree."""
+        return Path(os.environ.get("NINELIVES_EXPECTATIONS") or Path(__file__).parents[2] / "expectations").resolve()
+
+    @property
+    def cache(self) -> Path:
+        """Verified copies of the objects that a gate looked at; may be removed at any time."""
+        return self.root / "cache"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ninelives.estate.model import Estate
 from ninelives.home import Home
+
+if TYPE_CHECKING:
+    from ninelives.gates.verdict import ExpectationEngine
 
 Scalar = str | int | float | bool
 Features = Mapping[str, Scalar]
@@ -306,3 +309,7 @@ class Systems(Protocol):
     def gateway(self) -> Gateway: ...
 
     def ledger(self) -> Ledger: ...
+
+    def expectations(self) -> ExpectationEngine:
+        """What runs a gate's expectations."""
+        ...

@@ -10,6 +10,7 @@ from ninelives.ports import Connections, Gateway, Ledger, ObjectStore, Replica, 
 
 if TYPE_CHECKING:
     from ninelives.adapters.rclone import RcloneCopier
+    from ninelives.gates.verdict import ExpectationEngine
 
 
 class ConnectedEstate:
@@ -60,3 +61,8 @@ class ConnectedEstate:
         from ninelives.adapters.ledger import SqlLedger
 
         return SqlLedger.from_connection(self.connections.get("ninelives_ledger"))
+
+    def expectations(self) -> ExpectationEngine:
+        from ninelives.adapters.great_expectations import GreatExpectations
+
+        return GreatExpectations()

@@ -9,12 +9,14 @@ import sys
 
 import typer
 
-from ninelives.cli import estate, evidence
+from ninelives.cli import estate, evidence, gate, stack
 from ninelives.cli.common import ExitCode, errors
 from ninelives.errors import NinelivesError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(evidence.app, name="evidence", help="Evidence in the ledger, and whether it is what was written.")
+app.add_typer(gate.app, name="gate", help="Whether a dataset may serve, with reasons.")
+app.add_typer(stack.app, name="stack", help="The local estate: real processes on this machine.")
 app.add_typer(estate.app, name="estate", help="The declared estate.")
 
 

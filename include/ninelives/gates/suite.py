@@ -42,8 +42,10 @@ class Expectation(BaseModel):
         if ours := sorted(_ENGINE_SETTINGS & kwargs.keys()):
             raise ValueError(f"{', '.join(ours)} cannot be set here: the gate decides how a check runs")
         if isinstance(kwargs.get("row_condition"), str):
-            raise ValueError("write row_condition as an object, like "
-                             '{"type": "nullity", "column": {"name": "dep_time"}, "is_null": false}')
+            raise ValueError(
+                "write row_condition as an object, like "
+                '{"type": "nullity", "column": {"name": "dep_time"}, "is_null": false}'
+            )
         mostly = kwargs.get("mostly")
         if mostly is not None and not (isinstance(mostly, int | float) and 0 < mostly <= 1):
             raise ValueError(f"mostly is {mostly!r}; it must be above 0 and at most 1, or nothing is checked")
@@ -66,7 +68,9 @@ class Suite(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
 
     dataset: str
-    columns: Mapping[str, str] = Field(alias="schema", min_length=1, description="Column to Arrow type, as Arrow prints it.")
+    columns: Mapping[str, str] = Field(
+        alias="schema", min_length=1, description="Column to Arrow type, as Arrow prints it."
+    )
     min_rows: Annotated[int, Field(ge=1, description="Fewer rows are not this dataset.")]
     max_age: Duration | None = Field(default=None, description="Age of the copy above which it may not serve.")
     redact: tuple[str, ...] = Field(default=(), description="Columns of which no value may appear in evidence.")
@@ -103,7 +107,10 @@ def load_suite(path: Path) -> Suite:
         raise _wrong(path, "", f"cannot be read ({error.strerror}); every dataset needs a suite") from error
     except ValidationError as error:
         raise EstateError(
-            [EstateProblem(str(path), 0, _place(e["loc"]), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+            [
+                EstateProblem(str(path), 0, _place(e["loc"]), e["msg"].removeprefix("Value error, "))
+                for e in error.errors()
+            ]
         ) from error
     except rfc8785.CanonicalizationError as error:
         raise _wrong(path, "", f"has no canonical form: {error}") from error

@@ -118,7 +118,13 @@ class GateResult:
 
 
 def judge(
-    suite: Suite, evaluation: Evaluation, *, fingerprint: str | None, age: timedelta | None, seconds: float, at: datetime
+    suite: Suite,
+    evaluation: Evaluation,
+    *,
+    fingerprint: str | None,
+    age: timedelta | None,
+    seconds: float,
+    at: datetime,
 ) -> GateResult:
     """Decide.
 
@@ -167,7 +173,9 @@ def schema_failures(suite: Suite, schemas: Sequence[ObjectSchema]) -> list[Failu
         for name, declared in suite.columns.items():
             actual = schema.columns.get(name)
             if actual is None:
-                failures.append(_of_schema(name, Severity.CRITICAL, f"missing {where}", f"the schema declares {declared}"))
+                failures.append(
+                    _of_schema(name, Severity.CRITICAL, f"missing {where}", f"the schema declares {declared}")
+                )
             elif actual != declared:
                 failures.append(
                     _of_schema(name, Severity.CRITICAL, f"{actual} {where}", f"the schema declares {declared}")

@@ -1,0 +1,124 @@
+"""A gate's answers in the ledger, and the one that a failover may rely on.
+
+A failover needs the verdict on the data at the target at once, so every replication runs the gate afterwards, and the
+failover looks the answer up. Only where there is none it waits for the gate.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from ninelives.errors import Corrupted, Refused
+from ninelives.gates.check import check_dataset
+from ninelives.gates.suite import load_suite, suite_path
+from ninelives.gates.verdict import GateResult, Verdict
+from ninelives.ports import Ledger, Record, Systems
+from ninelives.replication.manifest import read_manifest
+
+KIND = "gate"
+MAX_AGE = timedelta(hours=1)
+"""How long a verdict about unchanged data may be relied on: bits rot, and a copy grows stale."""
+
+
+def subject(dataset: str, site: str) -> str:
+    return f"{dataset}@{site}"
+
+
+def record(ledger: Ledger, dataset: str, site: str, result: GateResult, *, once: str | None = None) -> Record:
+    """Append the verdict; ``once`` makes a repeated task find its own record instead of writing another.
+
+    :raises Unavailable: the ledger does not answer
+    """
+    return ledger.append(KIND, subject(dataset, site), result.facts(), once=once)
+
+
+def fresh_verdict(
+    ledger: Ledger,
+    dataset: str,
+    site: str,
+    *,
+    fingerprint: str,
+    suite_sha256: str,
+    max_age: timedelta,
+    now: datetime,
+) -> Record | None:
+    """The newest verdict about exactly this data and this suite, if it opens and is younger than ``max_age``.
+
+    ``None`` never opens: nothing was judged, it was too long ago, or the newest answer was no, whatever came before.
+
+    :param fingerprint: of the manifest that the site has now
+    :raises Unavailable: the ledger does not answer
+    """
+    for found in ledger.records(kind=KIND, subject=subject(dataset, site), since=now - max_age):
+        facts = found.facts
+        if facts.get("fingerprint") == fingerprint and facts.get("suite_sha256") == suite_sha256:
+            return found if opens(found) and found.at >= now - max_age else None
+    return None
+
+
+def run_gate(systems: Systems, dataset: str, site: str, *, trust_times: bool = True) -> tuple[GateResult, Record]:
+    """Judge what ``site`` holds of ``dataset`` now and leave the verdict, whatever it is, in the ledger.
+
+    :param trust_times: see ``gates.local.fetch``
+    :raises EstateError: the suite cannot be used
+    :raises Refused: the estate has no such dataset or site
+    :raises Unavailable: the store or the ledger does not answer
+    """
+    declared = systems.estate.dataset_by_name.get(dataset)
+    if declared is None or site not in (declared.primary, *declared.copies):
+        raise Refused(f"gate of {dataset} at {site}", ["the estate declares no such copy; see its datasets"])
+    result = check_dataset(
+        dataset,
+        systems.store(site),
+        load_suite(suite_path(systems.home.expectations, declared.suite)),
+        cache=systems.home.cache,
+        engine=systems.expectations(),
+        clock=lambda: datetime.now(UTC),
+        trust_times=trust_times,
+    )
+    return result, record(systems.ledger(), dataset, site, result)
+
+
+def usable_verdict(systems: Systems, dataset: str, site: str) -> Record:
+    """A verdict that lets exactly the data at ``site`` serve: a fresh one from the ledger, or the gate is run now.
+
+    :raises Refused: the gate said no, or could not say
+    :raises EstateError: the suite cannot be used
+    :raises Unavailable: the store or the ledger does not answer
+    """
+    suite = load_suite(suite_path(systems.home.expectations, systems.estate.dataset_by_name[dataset].suite))
+    try:
+        manifest = read_manifest(systems.store(site), dataset)
+    except Corrupted:
+        manifest = None  # the gate below says what is wrong with it, and leaves that as evidence
+    if manifest is not None:
+        found = fresh_verdict(
+            systems.ledger(),
+            dataset,
+            site,
+            fingerprint=manifest.fingerprint,
+            suite_sha256=suite.sha256,
+            max_age=MAX_AGE,
+            now=datetime.now(UTC),
+        )
+        if found is not None:
+            return found
+    result, written = run_gate(systems, dataset, site)
+    if not result.verdict.opens:
+        raise refusal(dataset, site, result, written)
+    return written
+
+
+def refusal(dataset: str, site: str, result: GateResult, record: Record) -> Refused:
+    """The gate's no as an error, with every reason and where the evidence is."""
+    return Refused(
+        f"gate of {dataset} at {site}: {result.verdict.value}", [*result.reasons, f"see evidence {record.seq}"]
+    )
+
+
+def opens(record: Record) -> bool:
+    """Whether a gate's record lets data serve; a verdict that is not one of ours does not."""
+    try:
+        return Verdict(str(record.facts.get("verdict"))).opens
+    except ValueError:
+        return False
