@@ -1,0 +1,44 @@
+"""Connections from the JSON file that Airflow's local file secrets backend reads too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ninelives.errors import Unavailable
+from ninelives.ports import Connection
+
+
+class FileConnections:
+    """Reads ``{conn_id: {conn_type, host, port, login, password, schema, extra}}``, afresh for every ``get``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get(self, conn_id: str) -> Connection:
+        """The connection; raises ``Unavailable`` naming the id where there is none."""
+        try:
+            entry = json.loads(self._path.read_text("utf-8")).get(conn_id)
+        except FileNotFoundError:
+            raise Unavailable(
+                f"connection {conn_id}: {self._path} does not exist; start the local estate with `ninelives stack up`"
+            ) from None
+        except (OSError, ValueError, AttributeError) as error:
+            raise Unavailable(f"connection {conn_id}: cannot read {self._path}: {error}") from error
+        if entry is None:
+            raise Unavailable(f"connection {conn_id} is not in {self._path}; add it there or run `ninelives stack up`")
+        return _connection(conn_id, entry)
+
+
+def _connection(conn_id: str, entry: dict[str, Any]) -> Connection:
+    extra = entry.get("extra") or {}
+    return Connection(
+        conn_id=conn_id,
+        host=entry.get("host"),
+        port=entry.get("port"),
+        login=entry.get("login"),
+        password=entry.get("password"),
+        schema=entry.get("schema"),
+        extra=json.loads(extra) if isinstance(extra, str) else extra,
+    )

@@ -1,0 +1,64 @@
+"""The last line of defence of a drill: a fault whose time is over is undone, whatever became of its author.
+
+It needs nothing but the home folder and supervisord; the ledger, Airflow and every site may be gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ninelives.errors import NinelivesError
+from ninelives.home import Home
+from ninelives.injections import Injection, close_injection
+from ninelives.ports import SiteControl
+
+log = logging.getLogger(__name__)
+INTERVAL = 1.0
+"""seconds between two looks"""
+
+
+def read_injections(home: Home) -> tuple[list[Injection], dict[Path, str]]:
+    """Open faults, and the files that cannot be understood with what is wrong: they must not hold up the others."""
+    found, broken = [], {}
+    for path in sorted(home.injections.glob("*.json")):
+        try:
+            found.append(Injection.model_validate_json(path.read_bytes()))
+        except FileNotFoundError:
+            continue  # undone between the listing and the reading
+        except ValueError as error:
+            broken[path] = str(error)
+    return found, broken
+
+
+def undo_expired(home: Home, now: datetime, control: Callable[[str], SiteControl]) -> list[Injection]:
+    """Restore the site of every fault that expired before ``now`` and archive its file; returns what was undone.
+
+    A site that cannot be restored now is tried again at the next look: its file stays.
+    """
+    undone = []
+    injections, broken = read_injections(home)
+    for path, error in broken.items():
+        log.error("cannot tell when to undo %s: %s; run `ninelives stack restore` and remove the file", path, error)
+    for injection in injections:
+        if injection.expires_at > now:
+            continue
+        try:
+            control(injection.site).restore()
+        except NinelivesError as error:
+            log.error("cannot restore %s yet (injection %s): %s", injection.site, injection.id, error)
+            continue
+        close_injection(home, injection.id, by="keeper")
+        log.warning("restored %s: injection %s expired at %s", injection.site, injection.id, injection.expires_at)
+        undone.append(injection)
+    return undone
+
+
+def keep(home: Home, control: Callable[[str], SiteControl]) -> None:
+    """Look once a second, until the process is ended."""
+    while True:
+        undo_expired(home, datetime.now(UTC), control)
+        time.sleep(INTERVAL)
