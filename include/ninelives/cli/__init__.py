@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from ninelives.cli import estate, evidence, gate, stack
+from ninelives.cli import estate, evidence, gate, prober, stack
 from ninelives.cli.common import ExitCode, errors
 from ninelives.errors import NinelivesError
 
@@ -18,6 +18,7 @@ app.add_typer(evidence.app, name="evidence", help="Evidence in the ledger, and w
 app.add_typer(gate.app, name="gate", help="Whether a dataset may serve, with reasons.")
 app.add_typer(stack.app, name="stack", help="The local estate: real processes on this machine.")
 app.add_typer(estate.app, name="estate", help="The declared estate.")
+app.add_typer(prober.app, name="prober", help="Golden requests on a fixed schedule: what users get.")
 
 
 def main() -> None:
