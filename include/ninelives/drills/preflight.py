@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from ninelives.injections import open_injections
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ninelives.drills.scenario import Drill, find_scenario
 from ninelives.errors import NinelivesError, Refused
 from ninelives.estate import Estate, Mode, Service
+from ninelives.injections import open_injections
 from ninelives.ports import GatewayState, Systems
-from ninelives.probing.measure import bad_share_of_budget, steady_state
-from ninelives.probing.records import read_probes
+from ninelives.probing.measure import steady_state
+from ninelives.probing.records import BAD, read_heartbeat, read_probes
 from ninelives.recovery.failover import find_readiness
 
 STEADY_FOR = timedelta(seconds=30)
 """How long before a drill the answers must have been good: long enough to average 600 probes at the default rate."""
 
-BUDGET_RETENTION = timedelta(days=7)
-"""The prober keeps this much; an older part of the objective's window cannot be counted."""
+MEASURING = timedelta(seconds=10)
+"""A prober that was silent for longer is not measuring."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +107,32 @@ def _standbys(systems: Systems, drill: Drill, service: Service, state: GatewaySt
 
 def _answers(systems: Systems, drill: Drill, service: Service, state: GatewayState, now: datetime) -> list[str]:
     """Users do not get good answers even now, or nobody measures."""
-    reasons, minimum = [], systems.estate.drills.min_good
+    beat, minimum = read_heartbeat(systems.home.probes), systems.estate.drills.min_good
+    if beat is None or now - beat.complete_until > MEASURING:
+        since = f"since {beat.complete_until:%H:%M:%S} UTC" if beat else "yet"
+        return [f"the prober has measured nothing {since}; start it: nobody would know what users felt"]
+    until, reasons = beat.complete_until, []
+    rows = read_probes(systems.home.probes, until - STEADY_FOR, until)
     for name in systems.estate.service_by_name:
-        share = steady_state(read_probes(systems.home.probes, now - STEADY_FOR, now, name))
-        if share is None:
-            reasons.append(f"{name}: the prober measured nothing in the last {STEADY_FOR.seconds} s; is it running?")
-        elif share < minimum:
-            reasons.append(f"{name}: only {share:.1%} of answers were correct in the last {STEADY_FOR.seconds} s")
+        share = steady_state(rows, since=until - STEADY_FOR, until=until, service=name, interval=beat.interval_s).low
+        if share < minimum:
+            reasons.append(
+                f"{name}: only {share:.1%} of the last {STEADY_FOR.seconds} s are known to be answered correctly, "
+                f"{minimum:.1%} are needed"
+            )
     return reasons
 
 
 def _budget(systems: Systems, drill: Drill, service: Service, state: GatewayState, now: datetime) -> list[str]:
-    """Users have suffered enough in the objective's window."""
-    window = service.objective.window
-    since = now - min(window, BUDGET_RETENTION)
-    spent = bad_share_of_budget(
-        read_probes(systems.home.probes, since, now, service.name), window, service.objective.availability
-    )
-    return [f"{service.name} has spent {spent:.0%} of its error budget"] if spent >= 1 else []
+    """Users have suffered enough in the objective's window: bad seconds against those that the objective allows.
+
+    The whole window's allowance counts from the first day on, so that a young estate is not spent by one bad minute.
+    """
+    beat, objective = read_heartbeat(systems.home.probes), service.objective
+    rows = read_probes(systems.home.probes, now - objective.window, now, service.name)
+    bad = pc.sum(pc.is_in(rows.column("outcome"), value_set=pa.array([str(outcome) for outcome in BAD]))).as_py() or 0
+    spent = bad * (beat.interval_s if beat else 0.0)
+    allowed = objective.window.total_seconds() * (1 - objective.availability)
+    if spent >= allowed:
+        return [f"{service.name} has spent its error budget: {spent:.0f} s of {allowed:.0f} s of bad answers"]
+    return []

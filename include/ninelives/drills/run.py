@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from ninelives.injections import Injection, close_injection, find_injection, open_injection
 from ninelives.drills.scenario import Drill, find_scenario
-from ninelives.errors import NinelivesError, Refused
+from ninelives.errors import Refused, Unavailable
 from ninelives.evidence.anchor import anchor
+from ninelives.injections import Injection, close_injection, find_injection, open_injection
 from ninelives.ports import Lease, Record, Systems
 from ninelives.probing.measure import measure_loss
-from ninelives.probing.records import read_probes
+from ninelives.probing.records import Heartbeat, read_heartbeat, read_probes, wait_until_complete
 from ninelives.replication.acks import JOURNAL, read_acks
 from ninelives.replication.lag import surviving
 from ninelives.replication.manifest import read_manifest
@@ -68,7 +69,7 @@ def undo_fault(systems: Systems, drill: Drill, *, by: str) -> None:
 def measure_data_loss(systems: Systems, drill: Drill) -> dict[str, Any]:
     """Which acknowledged writes the survivors have, while the site is away: afterwards the lost site fills the gap.
 
-    :return: ``rpo_seconds``, number of ``lost`` writes, ``last_survivor`` (key), of the drilled service's dataset
+    :return: ``rpo_seconds`` (``None``: no acknowledged write survived), number of ``lost`` writes, ``last_survivor`` (key), of the drilled service's dataset
     """
     injection = find_injection(systems.home, drill.id)
     if injection is None or injection.lost_at is None:
@@ -117,17 +118,19 @@ def _measure(
 ) -> dict[str, Any]:
     lost_at = injection.lost_at
     assert lost_at is not None  # noqa: S101  (the caller looked)
+    folder = systems.home.probes
     until = (injection.undone_at or datetime.now(UTC)) + AFTERMATH
-    impacts = {}
-    for service in systems.estate.services:
-        probes = read_probes(systems.home.probes, lost_at - timedelta(seconds=5), until, service.name)
-        impacts[service.name] = measure_loss(probes, loss_at=lost_at, until=until, objective=service.objective)
+    beat = wait_for_probes(folder, until)
+    rows = read_probes(folder, lost_at - timedelta(seconds=5), until)
+    impacts = {
+        service.name: measure_loss(rows, loss_at=lost_at, until=until, service=service.name, interval=beat.interval_s)
+        for service in systems.estate.services
+    }
     objective = systems.estate.service_by_name[drill.service].objective
     felt = impacts[drill.service]
-    rpo = None if data_loss is None else float(data_loss["rpo_seconds"])
     verdicts = {
-        "rto": str(felt.verdict),
-        "rpo": "unknown" if rpo is None else "met" if rpo <= objective.rpo.total_seconds() else "missed",
+        "rto": str(felt.verdict(objective.rto)),
+        "rpo": _rpo_verdict(data_loss, objective.rpo),
     }
     overall = "missed" if "missed" in verdicts.values() else "unknown" if "unknown" in verdicts.values() else "met"
     return {
@@ -136,13 +139,34 @@ def _measure(
         "restored_at": injection.undone_at.isoformat() if injection.undone_at else None,
         "restored_by": injection.undone_by,
         "objective": {"rto_seconds": objective.rto.total_seconds(), "rpo_seconds": objective.rpo.total_seconds()},
-        "rpo_seconds": rpo,
+        "rpo_seconds": data_loss["rpo_seconds"] if data_loss else None,
         "data_loss": dict(data_loss) if data_loss else None,
-        "felt": {name: impact.to_dict() for name, impact in impacts.items()},
+        "felt": {name: impact.facts() for name, impact in impacts.items()},
         "recovery": _recovery(systems, drill, lost_at),
         "verdicts": verdicts,
         "verdict": overall,
     }
+
+
+def _rpo_verdict(data_loss: Mapping[str, Any] | None, rpo: timedelta) -> str:
+    if data_loss is None:
+        return "unknown"
+    seconds = data_loss["rpo_seconds"]  # None: not one acknowledged write survived
+    return "met" if seconds is not None and seconds <= rpo.total_seconds() else "missed"
+
+
+def wait_for_probes(folder: Path, until: datetime) -> Heartbeat:
+    """Wait until all rows before ``until`` are written; with a prober that is gone, go on with what there is.
+
+    :raises Unavailable: no prober has ever run here
+    """
+    try:
+        return wait_until_complete(folder, until)
+    except Unavailable:
+        beat = read_heartbeat(folder)
+        if beat is None:
+            raise
+        return beat  # what is missing counts as unknown
 
 
 def _recovery(systems: Systems, drill: Drill, lost_at: datetime) -> dict[str, Any]:
@@ -158,8 +182,3 @@ def _recovery(systems: Systems, drill: Drill, lost_at: datetime) -> dict[str, An
             first = records[-1]
             found[name] = {"seconds": (first.at - lost_at).total_seconds(), "evidence": first.seq}
     return found
-
-
-def describe_problem(error: NinelivesError) -> str:
-    """One line for the evidence."""
-    return f"{type(error).__name__}: {error}"

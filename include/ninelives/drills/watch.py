@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from enum import StrEnum
 from ninelives.drills.scenario import Drill
 from ninelives.ports import Systems
 from ninelives.probing.measure import measure_loss, steady_state
-from ninelives.probing.records import read_probes
+from ninelives.probing.records import read_heartbeat, read_probes
 
 SURVIVOR_WINDOW = timedelta(seconds=5)
 """Survivors are judged on this much of the newest answers: 100 probes at the default rate."""
@@ -40,21 +41,28 @@ def judge_progress(
 ) -> Progress:
     """Look at what users got since ``lost_at``; the abort condition comes before everything else."""
     now = now or datetime.now(UTC)
-    minimum = systems.estate.drills.min_good
-    for name in survivors:
-        share = steady_state(read_probes(systems.home.probes, max(lost_at, now - SURVIVOR_WINDOW), now, name))
-        if share is not None and share < minimum:
-            return Progress(
-                State.ABORT, f"only {share:.1%} of {name}'s answers are correct, the estate demands {minimum:.1%}"
-            )
+    folder, policy = systems.home.probes, systems.estate.drills
     objective = systems.estate.service_by_name[drill.service].objective
-    probes = read_probes(systems.home.probes, lost_at - SURVIVOR_WINDOW, now, drill.service)
-    felt = measure_loss(probes, loss_at=lost_at, until=now, objective=objective)
-    if felt.recovered:
-        return Progress(State.RECOVERED, f"correct answers last, {felt.rto_seconds:.1f} s after the loss")
-    patience = min(systems.estate.drills.max_duration * 0.8, max(objective.rto * LONGEST_WAIT, SHORTEST_WAIT))
+    patience = min(policy.max_duration * 0.8, max(objective.rto * LONGEST_WAIT, SHORTEST_WAIT))
+    given_up = Progress(
+        State.GIVEN_UP, f"{drill.service} has not recovered {patience.total_seconds():.0f} s after the loss"
+    )
+    beat = read_heartbeat(folder)
+    if beat is None or beat.complete_until <= lost_at:
+        return given_up if now - lost_at > patience else Progress(State.ONGOING, "nothing measured yet")
+    until = min(now, beat.complete_until)
+    rows = read_probes(folder, lost_at - SURVIVOR_WINDOW, until)
+    for name in survivors:
+        since = max(lost_at, until - SURVIVOR_WINDOW)
+        share = steady_state(rows, since=since, until=until, service=name, interval=beat.interval_s).high
+        if share < policy.min_good:
+            return Progress(
+                State.ABORT,
+                f"only {share:.1%} of {name}'s answers are correct, the estate demands {policy.min_good:.1%}",
+            )
+    felt = measure_loss(rows, loss_at=lost_at, until=until, service=drill.service, interval=beat.interval_s)
+    if math.isfinite(felt.rto_high):
+        return Progress(State.RECOVERED, f"correct answers last, {felt.rto_high:.1f} s after the loss")
     if now - lost_at > patience:
-        return Progress(
-            State.GIVEN_UP, f"{drill.service} has not recovered {patience.total_seconds():.0f} s after the loss"
-        )
-    return Progress(State.ONGOING, f"{felt.bad} bad answers so far")
+        return given_up
+    return Progress(State.ONGOING, f"{felt.degraded} degraded, {felt.wrong} wrong, {felt.failed} failed answers so far")

@@ -58,9 +58,9 @@ class _Suspicion:
 class SiteWatch:
     """Declares a site lost, or back, from rounds of observations.
 
-    Lost: at least ``quorum`` observers say down, and none of them wavers, in ``confirm_lost`` rounds in a row. One round
-    in which the quorum is not reached starts the count anew, so a flapping site is never declared lost. Back: every
-    observer that can look says up in ``confirm_back`` rounds in a row. The last site that is not lost is never declared
+    Lost: at least ``quorum`` observers say down in ``confirm_lost`` rounds in a row. One round in which the quorum is
+    not reached starts the count anew, so a flapping site is never declared lost. Back: at least ``quorum`` observers
+    say up and none says down in ``confirm_back`` rounds in a row. The last site that is not lost is never declared
     lost: when everything seems gone, it is likelier that the watcher is cut off, and moving traffic would help nobody.
     """
 

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ninelives.injections import open_injections
 from ninelives.errors import NinelivesError, Refused, Unavailable
 from ninelives.estate import Mode, Service
 from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
+from ninelives.injections import open_injections
 from ninelives.ports import Answer, Lease, Record, Replica, Systems
 from ninelives.recovery.readiness import Readiness, StandbyFacts, choose_target, judge_readiness
 from ninelives.releases.golden import answers_match
@@ -79,7 +79,8 @@ def decide_failover(
     gateway.close_site(lost_site, token=closing.token)
     ledger.release_lease(closing)  # it only ordered the closing; the return of the site takes its own
 
-    plans, refusals = [], []
+    plans: list[FailoverPlan] = []
+    refusals: list[str] = []
     for service in estate.services_at(lost_site):
         if service.mode is not Mode.ACTIVE_PASSIVE or only not in (None, service.name):
             continue
@@ -161,9 +162,8 @@ def warm_up(systems: Systems, plan: FailoverPlan) -> dict[str, Any]:
     ready = [result for result in results if isinstance(result, float)]
     problems = [result for result in results if isinstance(result, str)]
     if not ready:
-        raise Unavailable(
-            f"no replica at {plan.target} could serve {service.model}: {'; '.join(problems) or 'none is live'}"
-        )
+        why = "; ".join(problems) or "none is live"
+        raise Unavailable(f"no replica at {plan.target} could serve {service.model}: {why}")
     return {
         "replicas": len(ready),
         "problems": problems,

@@ -60,9 +60,8 @@ def judge_readiness(service: Service, dataset: Dataset, facts: StandbyFacts) -> 
     if facts.lag_seconds is None:
         warnings.append(f"how far {dataset.name} at {facts.site} lags is unknown")
     elif facts.lag_seconds > dataset.rpo.total_seconds():
-        warnings.append(
-            f"{dataset.name} at {facts.site} lags {facts.lag_seconds:.0f} s, the RPO is {dataset.rpo.total_seconds():.0f} s"
-        )
+        rpo = dataset.rpo.total_seconds()
+        warnings.append(f"{dataset.name} at {facts.site} lags {facts.lag_seconds:.0f} s, the RPO is {rpo:.0f} s")
     return Readiness(facts.site, tuple(reasons), tuple(warnings))
 
 
