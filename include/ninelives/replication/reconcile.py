@@ -181,7 +181,11 @@ def _reconcile_dataset(
     begun = clock()
     recorded = [_read(store, dataset) for store in (site, other)]
     found = [scan(store, dataset, None, begun) for store in (site, other)]
-    damaged = [_damaged(was, now) for was, now in zip(recorded, found, strict=True)]
+    changed = [_changed(was, now) for was, now in zip(recorded, found, strict=True)]
+    same = set(found[0].objects) & set(found[1].objects)
+    # The other site's sound bytes under an old record: a killed run had brought them, but not yet written the manifest.
+    brought = {o.key for o in same if (o.key in changed[0]) != (o.key in changed[1])}
+    damaged = [bad - brought for bad in changed]
     sound = [
         build_manifest(dataset, [o for o in now.objects if o.key not in bad], begun)
         for now, bad in zip(found, damaged, strict=True)
@@ -230,7 +234,7 @@ def _read(store: ObjectStore, dataset: str) -> Manifest | None:
         return None  # every object is read anyway, and the manifest is written anew
 
 
-def _damaged(recorded: Manifest | None, found: Manifest) -> set[str]:
+def _changed(recorded: Manifest | None, found: Manifest) -> set[str]:
     """Keys whose bytes are not what the site itself has recorded: immutable objects do not change, disks do."""
     was = recorded.by_key if recorded else {}
     return {o.key for o in found.objects if was.get(o.key, o) != o}

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.replication.memory import Killed, MemoryStore, Pair
+from unit.replication.test_models import MODEL, add_object, release, version
+
+from ninelives.errors import Corrupted
+from ninelives.replication.manifest import manifest_key, read_manifest, scan, write_manifest
+from ninelives.replication.reconcile import ReconcileResult, plan_reconciliation, reconcile_stores
+
+contents = st.dictionaries(st.sampled_from([f"flights/{n}" for n in range(6)]), st.sampled_from([b"x", b"y", b"zz"]))
+
+
+def fill(store: MemoryStore, objects: dict[str, bytes]) -> None:
+    for key, data in objects.items():
+        store.put("data", key, data)
+
+
+def run(pair: Pair, models: Iterable[str] = ()) -> ReconcileResult:
+    return reconcile_stores("flights", list(models), pair.link, pair.clock)
+
+
+def everything(store: MemoryStore) -> set[bytes]:
+    return {data for key, data in store.objects().items() if not key.startswith("_manifests/")}
+
+
+@given(contents, contents)
+def test_the_plan_is_the_union_and_does_not_depend_on_who_is_named_first(
+    a: dict[str, bytes], b: dict[str, bytes]
+) -> None:
+    pair = Pair()
+    fill(pair.paris, a)
+    fill(pair.dublin, b)
+    at_a, at_b = (scan(store, "flights", None, pair.now) for store in (pair.paris, pair.dublin))
+    plan = plan_reconciliation(at_a, at_b, sites=("paris", "dublin"), keeper="dublin")
+    swapped = plan_reconciliation(at_b, at_a, sites=("dublin", "paris"), keeper="dublin")
+    assert (plan.to_a, plan.to_b, plan.union) == (swapped.to_b, swapped.to_a, swapped.union)
+    assert plan.conflicts == swapped.conflicts
+    assert {o.key: o.sha256 for o in plan.union} == {
+        key: hashlib.sha256(data).hexdigest() for key, data in {**a, **b}.items()
+    }
+    assert {c.key for c in plan.conflicts} == {key for key in a.keys() & b.keys() if a[key] != b[key]}
+    again = plan_reconciliation(
+        at_a.model_copy(update={"objects": plan.union}),
+        at_b.model_copy(update={"objects": plan.union}),
+        sites=("paris", "dublin"),
+        keeper="paris",
+    )
+    assert (again.to_a, again.to_b, again.conflicts, again.union) == ((), (), (), plan.union)
+
+
+@settings(deadline=None)
+@given(contents, contents, st.lists(st.integers(0, 25), max_size=4), st.booleans(), st.booleans())
+def test_killed_anywhere_both_sites_end_with_the_same_union_and_no_byte_lost(
+    a: dict[str, bytes], b: dict[str, bytes], kills: list[int], a_recorded: bool, b_recorded: bool
+) -> None:
+    pair = Pair()
+    for store, objects, recorded in ((pair.paris, a, a_recorded), (pair.dublin, b, b_recorded)):
+        fill(store, objects)
+        if recorded:
+            write_manifest(store, scan(store, "flights", None, pair.now))
+    for steps in kills:
+        pair.fuse.steps = steps
+        try:
+            run(pair)
+        except Killed:
+            for store, objects in ((pair.paris, a), (pair.dublin, b)):
+                assert set(objects.values()) <= everything(store)
+    pair.fuse.steps = None
+    result = run(pair)
+    assert result.fingerprints_equal
+    assert read_manifest(pair.paris, "flights") == read_manifest(pair.dublin, "flights")
+    assert pair.paris.objects() == pair.dublin.objects()
+    assert pair.paris.objects(prefix="flights/") == {**a, **b}  # dublin kept serving: its bytes keep the key
+    lost_the_name = {key for key in a.keys() & b.keys() if a[key] != b[key]}
+    aside = pair.dublin.objects(prefix="_conflicts/paris/")
+    assert {key.removeprefix("_conflicts/paris/").rpartition("/")[0] for key in aside} == lost_the_name
+    assert all(a[key.removeprefix("_conflicts/paris/").rpartition("/")[0]] == data for key, data in aside.items())
+    again = run(pair)
+    assert (again.copied_to_site, again.copied_to_other, again.conflicts, again.healed) == (0, 0, (), ())
+    assert again.fingerprint == result.fingerprint
+    assert pair.paris.deletes == pair.dublin.deletes == []
+
+
+@pytest.mark.parametrize(("bad", "good"), [("paris", "dublin"), ("dublin", "paris")])
+def test_damaged_bytes_are_healed_by_the_other_site_and_never_spread(bad: str, good: str) -> None:
+    pair = Pair()
+    fill(pair.paris, {"flights/1": b"one"})
+    fill(pair.dublin, {"flights/1": b"one"})
+    for store in (pair.paris, pair.dublin):
+        write_manifest(store, scan(store, "flights", None, pair.now))
+    getattr(pair, bad).flip("flights/1")
+    result = run(pair)
+    assert result.healed == ("flights/1",)
+    assert result.conflicts == ()
+    assert pair.paris.objects()["flights/1"] == pair.dublin.objects()["flights/1"] == b"one"
+
+
+def test_damaged_bytes_without_a_good_copy_stop_every_run_until_somebody_restores_them() -> None:
+    pair = Pair()
+    fill(pair.paris, {"flights/1": b"one", "flights/2": b"two"})
+    write_manifest(pair.paris, scan(pair.paris, "flights", None, pair.now))
+    pair.paris.flip("flights/1")
+    for _ in range(2):
+        with pytest.raises(Corrupted, match="no site has a good copy of flights/1"):
+            run(pair)
+    assert pair.dublin.objects()["flights/2"] == b"two"
+    assert "flights/1" not in pair.dublin.objects()
+
+
+def test_a_damaged_manifest_does_not_keep_a_site_away() -> None:
+    pair = Pair()
+    fill(pair.paris, {"flights/1": b"one"})
+    write_manifest(pair.paris, scan(pair.paris, "flights", None, pair.now))
+    pair.paris.flip(manifest_key("flights"))
+    assert run(pair).fingerprints_equal
+    assert pair.dublin.objects()["flights/1"] == b"one"
+
+
+def test_the_higher_release_wins_and_both_objects_are_at_both_sites() -> None:
+    pair = Pair()
+    release(pair.paris, 9, b"nine")
+    release(pair.dublin, 10, b"ten")
+    add_object(pair.paris, b"candidate")
+    result = run(pair, [MODEL])
+    assert result.releases == {MODEL: "10"}
+    assert pair.paris.objects("models") == pair.dublin.objects("models")
+    assert len(pair.paris.objects("models", f"{MODEL}/sha256/")) == 3
+
+
+def test_a_release_newer_at_the_returned_site_wins_too() -> None:
+    pair = Pair()
+    release(pair.paris, 4, b"four")
+    release(pair.dublin, 3, b"three")
+    run(pair, [MODEL])
+    assert version(pair.dublin) == version(pair.paris) == "4"
+
+
+def test_the_same_version_of_different_objects_is_a_conflict_and_both_are_kept() -> None:
+    pair = Pair()
+    release(pair.paris, 3, b"three")
+    release(pair.dublin, 3, b"drei")
+    loser = pair.paris.objects("models")[f"{MODEL}/release.json"]
+    result = run(pair, [MODEL])
+    (conflict,) = result.conflicts
+    assert (conflict.keeper, conflict.moved_from) == ("dublin", "paris")
+    for store in (pair.paris, pair.dublin):
+        assert store.objects("models")[conflict.moved_to] == loser
+        assert len(store.objects("models", f"{MODEL}/sha256/")) == 2
+    assert pair.paris.objects("models") == pair.dublin.objects("models")
+    assert result.kept_aside == (f"models/{conflict.moved_to}",)
+    assert run(pair, [MODEL]).conflicts == ()
+
+
+def test_a_model_object_damaged_by_the_loss_is_healed() -> None:
+    pair = Pair()
+    key = release(pair.paris, 3, b"three")
+    release(pair.dublin, 3, b"three")
+    pair.paris.flip(key, "models")
+    assert run(pair, [MODEL]).healed == (key,)
+    assert pair.paris.objects("models")[key] == b"three"
+
+
+def test_a_pointer_damaged_by_the_loss_is_healed() -> None:
+    pair = Pair()
+    release(pair.paris, 3, b"three")
+    release(pair.dublin, 3, b"three")
+    pair.paris.put("models", f"{MODEL}/release.json", b"{")
+    assert run(pair, [MODEL]).healed == (f"{MODEL}/release.json",)
+    assert version(pair.paris) == "3"
