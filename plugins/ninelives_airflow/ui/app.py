@@ -11,7 +11,7 @@ from airflow.api_fastapi.core_api.security import requires_access_view
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse
 
-from ninelives.ports import Ledger
+from ninelives.adapters.ledger import SqlLedger
 from ninelives_airflow.hooks.estate import AirflowConnections
 
 app = FastAPI(title="Ninelives", docs_url=None, redoc_url=None, openapi_url=None)
@@ -24,9 +24,7 @@ dt{{color:#666}}dd{{margin:0 0 .6rem}}</style>
 
 
 @cache
-def _ledger() -> Ledger:
-    from ninelives.adapters.ledger import SqlLedger
-
+def _ledger() -> SqlLedger:
     return SqlLedger.from_connection(AirflowConnections().get("ninelives_ledger"))
 
 
@@ -37,7 +35,7 @@ def _ledger() -> Ledger:
 )
 def show_evidence(seq: int) -> str:
     """One record of the ledger."""
-    found = _ledger().record(seq)
+    found = _ledger().get(seq)
     if found is None:
         raise HTTPException(404, f"There is no evidence {seq}")
     fields = {

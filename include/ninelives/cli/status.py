@@ -1,0 +1,110 @@
+"""``ninelives status``: where every service is served from, how well, and what would happen next."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from ninelives.cli.common import AsJson, ExitCode, emit
+from ninelives.errors import NinelivesError
+from ninelives.home import Home
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ninelives.adapters.connected import ConnectedEstate
+
+WINDOW = timedelta(seconds=60)
+
+
+def status(as_json: AsJson = False) -> None:
+    """Sites, services, standbys and faults at a glance. Exit 0 when every service answers correctly, 3 otherwise."""
+    import typer
+
+    from ninelives.adapters.connected import ConnectedEstate
+
+    document = find_status(ConnectedEstate.of_home(Home.from_environment()))
+    emit(document, as_json=as_json, text=lambda: _report(document))
+    raise typer.Exit(ExitCode.MET if document["well"] else ExitCode.MISSED)
+
+
+def find_status(systems: ConnectedEstate) -> dict[str, Any]:
+    """Everything that ``ninelives status`` shows; what cannot be found out is said and is never well."""
+    from ninelives.estate import Mode
+    from ninelives.injections import open_injections
+    from ninelives.probing.measure import steady_state
+    from ninelives.probing.records import read_heartbeat, read_probes
+    from ninelives.recovery.failover import find_readiness
+
+    estate, state = systems.estate, systems.gateway().state()
+    beat = read_heartbeat(systems.home.probes)
+    services = []
+    for service in estate.services:
+        share = None
+        if beat is not None:
+            until = beat.complete_until
+            rows = read_probes(systems.home.probes, until - WINDOW, until)
+            share = steady_state(
+                rows, since=until - WINDOW, until=until, service=service.name, interval=beat.interval_s
+            ).low
+        active = state.active[service.name]
+        standbys = []
+        for site in service.sites:
+            if service.mode is Mode.ACTIVE_PASSIVE and site not in active:
+                try:
+                    standby = find_readiness(systems, service, site)
+                    reasons, warnings = list(standby.reasons), list(standby.warnings)
+                except NinelivesError as error:
+                    reasons, warnings = [str(error)], []
+                standbys.append({"site": site, "ready": not reasons, "reasons": reasons, "warnings": warnings})
+        services.append(
+            {
+                "service": service.name,
+                "mode": str(service.mode),
+                "active": [site for site in active if site not in state.closed_sites],
+                "correct_share": share,
+                "well": share is not None and share >= service.objective.quality,
+                "standbys": standbys,
+            }
+        )
+    drills = systems.ledger().records(kind="drill", limit=1)
+    return {
+        "estate": estate.name,
+        "well": all(service["well"] for service in services),
+        "measured_until": beat.complete_until.isoformat() if beat else None,
+        "closed_sites": sorted(state.closed_sites),
+        "faults": [injection.model_dump(mode="json") for injection in open_injections(systems.home)],
+        "services": services,
+        "last_drill": {"evidence": drills[0].seq, "at": drills[0].at.isoformat(), "verdict": drills[0].facts["verdict"]}
+        if drills
+        else None,
+    }
+
+
+def _report(document: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("service", "mode", "served from", "correct, last minute", "standby"):
+        table.add_column(column)
+    for service in document["services"]:
+        share = "not measured" if service["correct_share"] is None else f"{service['correct_share']:.2%}"
+        standbys = [
+            f"{standby['site']}: {'ready' if standby['ready'] else standby['reasons'][0]}"
+            + "".join(f" ({warning})" for warning in standby["warnings"])
+            for standby in service["standbys"]
+        ]
+        table.add_row(
+            service["service"],
+            service["mode"],
+            ", ".join(service["active"]) or "nowhere",
+            f"[{'green' if service['well'] else 'red'}]{share}[/]",
+            "; ".join(standbys),
+        )
+    lines: list[Any] = [table]
+    lines += [f"[yellow]{site} is closed until it passes the gate again[/]" for site in document["closed_sites"]]
+    lines += [f"[yellow]{fault['scenario']} of {fault['site']} is in progress[/]" for fault in document["faults"]]
+    if document["last_drill"]:
+        lines.append(f"Last drill: {document['last_drill']['verdict']}, evidence {document['last_drill']['evidence']}")
+    return Group(*lines)
