@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from ninelives.ports import ObjectInfo
 from ninelives.replication.acks import Ack
 from ninelives.replication.manifest import Manifest
 
@@ -24,6 +25,16 @@ def replication_lag(acks: Iterable[Ack], at_target: Manifest | None, now: dateti
         return None
     missing = [ack.acked_at for ack in written if held.get(ack.key) != ack.sha256]
     return (now - min(missing)).total_seconds() if missing else 0.0
+
+
+def listing_lag(listing: Iterable[ObjectInfo], at_target: Manifest | None, now: datetime) -> float:
+    """The same where nobody journals writes: age of the oldest object at the source that the copy has not.
+
+    Less exact: by the source's own clock, and an object changed in place with its size kept is not seen.
+    """
+    held = {o.key: o.size for o in at_target.objects} if at_target else {}
+    missing = [info.modified for info in listing if held.get(info.key) != info.size]
+    return max(0.0, (now - min(missing)).total_seconds()) if missing else 0.0
 
 
 @dataclass(frozen=True)
