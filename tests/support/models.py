@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from ninelives.estate import Estate
 from ninelives.ports import ObjectStore
 
 
@@ -63,3 +64,32 @@ def publish(store: ObjectStore, model: str, version: str = "1", bias: float = 0.
     store.put("models", release["object"], onnx)
     store.put("models", f"{model}/release.json", json.dumps(release).encode())
     return release
+
+
+def estate_of_two_sites() -> Estate:
+    """Service ``alpha``: active-passive with a fallback; ``beta``: active-active with one; ``gamma``: without."""
+    objective = {"availability": "99.9%", "latency": "250ms", "quality": "99%", "rto": "60s", "rpo": "15min",
+                 "window": "28d"}  # fmt: skip
+
+    def service(name: str, mode: str, **more: Any) -> dict[str, Any]:
+        return {
+            "name": name, "owner": "ada", "model": name, "mode": mode, "sites": ["paris", "dublin"],
+            "objective": objective, "golden": [{"inputs": ROW}], **more,
+        }  # fmt: skip
+
+    fallback = {"fallback": {"answer": {"total": 7.0}}}
+    return Estate.model_validate(
+        {
+            "name": "test",
+            "people": [{"name": "ada", "roles": ["operator"]}],
+            "sites": [{"name": "paris"}, {"name": "dublin"}],
+            "datasets": [{"name": "rows", "primary": "paris", "copies": ["dublin"], "rpo": "15min", "suite": "rows"}],
+            "models": [{"name": name, "trained_on": "rows", "warm_up": "1s"} for name in ("alpha", "beta", "gamma")],
+            "services": [
+                service("alpha", "active-passive", **fallback),
+                service("beta", "active-active", **fallback),
+                service("gamma", "active-active"),
+            ],
+            "drills": {"max_duration": "5min", "min_good": "90%"},
+        }
+    )

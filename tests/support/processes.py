@@ -10,12 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
+from ninelives.adapters.envoy import EnvoyGateway
 from ninelives.adapters.s3 import S3ObjectStore
+from ninelives.estate import Estate
 from ninelives.ports import Connection
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,9 +111,10 @@ class SiteProcesses:
         self.store_process = Process(
             [
                 program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{self.store_port}",
-                "--auth-key", f"{self.login},{self.password}", "--config", "/dev/null", str(disk),
+                "--config", "/dev/null", str(disk),
             ],
             folder / "store.log",
+            {"RCLONE_AUTH_KEY": f'"{self.login},{self.password}"'},
         )  # fmt: skip
         self.replica_processes = [
             Process(
@@ -178,8 +183,38 @@ class SiteProcesses:
             process.kill()
 
 
+class GatewayProcess:
+    """Envoy before some sites, steered by the real adapter."""
+
+    def __init__(self, estate: Estate, sites: Sequence[SiteProcesses], folder: Path, **settings: Any) -> None:
+        self.url, self.admin = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
+        self.folder = folder
+        endpoints = {site.name: [f"127.0.0.1:{port}" for port in site.replica_ports] for site in sites}
+        self.gateway = EnvoyGateway(folder, estate, endpoints, self.url.removeprefix("http://"), self.admin, **settings)
+        self.gateway.initialise()
+        self.process = Process(
+            [
+                program("envoy"), "-c", str(folder / "bootstrap.yaml"), "--disable-hot-restart",
+                "--file-flush-interval-msec", "100", "--concurrency", "2", "--log-level", "warning",
+            ],
+            folder / "envoy.log",
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Start and wait until Envoy has read everything and made its first health checks."""
+        self.process.start()
+        wait_until(lambda: httpx.get(f"{self.admin}/ready", timeout=1).status_code == 200, "Envoy is ready")
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def await_healthy(self, service: str, **replicas: int) -> None:
+        """Wait until the gateway sees so many healthy replicas per site."""
+        wait_until(lambda: dict(self.gateway.healthy_sites(service)) == replicas, f"{service} is healthy: {replicas}")
+
+
 @contextmanager
-def stopping(*owners: Process | SiteProcesses) -> Iterator[None]:
+def stopping(*owners: Process | SiteProcesses | GatewayProcess) -> Iterator[None]:
     """Whatever happens inside, nothing is left running."""
     try:
         yield

@@ -1,0 +1,408 @@
+"""The gateway's configuration: from the estate and the gateway's state to Envoy's files. Pure.
+
+Every replica of a service is in the service's cluster and is health-checked there, but only those of sites that may
+take its traffic can get any: the others are marked unhealthy, which no health check and no retry overrules. So a move
+or a closing changes one small file per service, and the target is known to be healthy before it is sent a request.
+
+Documents are JSON, which every reader of YAML reads too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ninelives.estate import Estate, Mode, Service
+from ninelives.ports import GatewayState
+from ninelives.serving.protocol import DEGRADED_HEADER, MAX_BODY_BYTES, SITE_HEADER, VERSION_HEADER, encode_answer
+
+BOOTSTRAP, LISTENERS, CLUSTERS, ROUTES = "bootstrap.yaml", "lds.yaml", "cds.yaml", "rds.yaml"
+HEALTH_INTERVAL = 1.0
+"""Seconds between two health checks of a replica."""
+
+HEALTH_TIMEOUT = 1.0
+"""Seconds; a hung replica is out after two of them, its requests are retried elsewhere long before."""
+
+CONNECT_TIMEOUT = 0.25
+MIN_TRY = 0.05
+"""Seconds that one try may take at least, however short the promised latency."""
+
+_TYPE = "type.googleapis.com/envoy"
+_RETRIABLE = (500, 502, 503, 504)
+
+Document = dict[str, Any]
+
+
+def serving_sites(service: Service, state: GatewayState) -> tuple[str, ...]:
+    """Sites that may get the service's traffic now, in declared order; empty while the active one is closed."""
+    active = state.active.get(service.name, ())
+    return tuple(site for site in service.sites if site in active and site not in state.closed_sites)
+
+
+def endpoints_file(service: str) -> str:
+    """Name of the file with the service's replicas."""
+    return f"eds-{service}.yaml"
+
+
+def compile_gateway(
+    estate: Estate,
+    state: GatewayState,
+    endpoints: Mapping[str, Sequence[tuple[str, int]]],
+    *,
+    folder: Path,
+    listen: tuple[str, int],
+    admin: tuple[str, int],
+) -> dict[str, Document]:
+    """All files by name.
+
+    :param endpoints: per site, IP address and port of every replica
+    :param folder: absolute; where the files will be, and the access log
+    :param listen: IP address and port for users
+    :param admin: IP address and port for the administration interface; keep it on loopback
+    """
+    files = {
+        BOOTSTRAP: _bootstrap(estate, folder, admin),
+        LISTENERS: _discovery("config.listener.v3.Listener", [_listener(listen, folder)]),
+        ROUTES: _discovery("config.route.v3.RouteConfiguration", [_routes(estate, endpoints)]),
+        CLUSTERS: _discovery("config.cluster.v3.Cluster", [_cluster(service, folder) for service in estate.services]),
+    }
+    for service in estate.services:
+        assignment = _assignment(service, serving_sites(service, state), endpoints)
+        files[endpoints_file(service.name)] = _discovery("config.endpoint.v3.ClusterLoadAssignment", [assignment])
+    return files
+
+
+def version_of(document: Document) -> str:
+    """The version that Envoy reports once it uses ``document``."""
+    return str(document.get("version_info", ""))
+
+
+def _discovery(kind: str, resources: Sequence[Document]) -> Document:
+    typed = [{"@type": f"{_TYPE}.{kind}", **resource} for resource in resources]
+    digest = hashlib.sha256(json.dumps(typed, sort_keys=True).encode()).hexdigest()
+    return {"version_info": digest[:16], "resources": typed}
+
+
+def _source(folder: Path, file: str) -> Document:
+    return {"path_config_source": {"path": str(folder / file)}, "resource_api_version": "V3"}
+
+
+def _address(address: tuple[str, int]) -> Document:
+    return {"socket_address": {"address": address[0], "port_value": address[1]}}
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}s"
+
+
+def _bootstrap(estate: Estate, folder: Path, admin: tuple[str, int]) -> Document:
+    readable = [{"exact": "/ready"}, *({"prefix": path} for path in ("/clusters", "/stats", "/config_dump"))]
+    return {
+        "node": {"id": "gateway", "cluster": f"ninelives-{estate.name}"},
+        # Read-only: nothing on this machine, a web page in a browser included, may stop or drain the gateway.
+        "admin": {"address": _address(admin), "allow_paths": readable},
+        "dynamic_resources": {"lds_config": _source(folder, LISTENERS), "cds_config": _source(folder, CLUSTERS)},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": f"{_TYPE}.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",  # noqa: E501
+                        "max_active_downstream_connections": 10000,
+                    },
+                }
+            ]
+        },
+    }
+
+
+def _listener(listen: tuple[str, int], folder: Path) -> Document:
+    mutations = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-ninelives-", "x-envoy-")]
+    site = {
+        "header": {"key": SITE_HEADER, "value": "%UPSTREAM_METADATA(ninelives:site)%"},
+        "append_action": "ADD_IF_ABSENT",
+    }
+    http = "extensions.filters.http"
+    manager = {
+        "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "gateway",
+        "rds": {"route_config_name": "services", "config_source": _source(folder, ROUTES)},
+        "use_remote_address": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "request_headers_timeout": "5s",
+        "request_timeout": "10s",
+        "stream_idle_timeout": "60s",
+        "common_http_protocol_options": {"idle_timeout": "300s", "headers_with_underscores_action": "REJECT_REQUEST"},
+        "http_filters": [
+            # What users may not tell: which site or rung answered, and how the gateway should retry.
+            {
+                "name": "envoy.filters.http.header_mutation",
+                "typed_config": {
+                    "@type": f"{_TYPE}.{http}.header_mutation.v3.HeaderMutation",
+                    "mutations": {"request_mutations": mutations},
+                },
+            },
+            {
+                "name": "envoy.filters.http.custom_response",
+                "typed_config": {"@type": f"{_TYPE}.{http}.custom_response.v3.CustomResponse"},
+            },
+            # Servers that do not say where they are; below the fallback, which no site gives.
+            {
+                "name": "ninelives.site",
+                "typed_config": {
+                    "@type": f"{_TYPE}.{http}.header_mutation.v3.HeaderMutation",
+                    "mutations": {"response_mutations": [{"append": site}]},
+                },
+            },
+            # The whole request first: it can be sent again, and a slow user does not hold a replica.
+            {
+                "name": "envoy.filters.http.buffer",
+                "typed_config": {"@type": f"{_TYPE}.{http}.buffer.v3.Buffer", "max_request_bytes": MAX_BODY_BYTES},
+            },
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{_TYPE}.{http}.router.v3.Router", "suppress_envoy_headers": True},
+            },
+        ],
+        "local_reply_config": {"mappers": [_error_as_json()]},
+        "access_log": [_access_log(folder)],
+    }
+    return {
+        "name": "services",
+        "address": _address(listen),
+        "per_connection_buffer_limit_bytes": 2 * MAX_BODY_BYTES,
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+        ],
+    }
+
+
+def _error_as_json() -> Document:
+    """The gateway's own errors in V2's form; a fallback is a reply of the gateway too, but no error."""
+    errors = {"comparison": {"op": "GE", "value": {"default_value": 400, "runtime_key": "gateway.errors_from"}}}
+    return {
+        "filter": {"status_code_filter": errors},
+        "body_format_override": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
+    }
+
+
+def _access_log(folder: Path) -> Document:
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": f"{_TYPE}.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": str(folder / "access.jsonl"),
+            "log_format": {
+                "json_format": {
+                    "at": "%START_TIME%",
+                    "service": "%ROUTE_NAME%",
+                    "site": "%UPSTREAM_METADATA(ninelives:site)%",
+                    "replica": "%UPSTREAM_HOST%",
+                    "model_version": f"%RESP({VERSION_HEADER})%",
+                    "degraded": f"%RESP({DEGRADED_HEADER})%",
+                    "method": "%REQ(:METHOD)%",
+                    "path": "%REQ(:PATH)%",
+                    "status": "%RESPONSE_CODE%",
+                    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+                    "flags": "%RESPONSE_FLAGS%",
+                    "details": "%RESPONSE_CODE_DETAILS%",
+                    "duration_ms": "%DURATION%",
+                    "request_id": "%REQ(X-REQUEST-ID)%",
+                }
+            },
+        },
+    }
+
+
+def _routes(estate: Estate, endpoints: Mapping[str, Sequence[tuple[str, int]]]) -> Document:
+    routes = [route for service in estate.services for route in _service_routes(service, endpoints)]
+    return {
+        "name": "services",
+        # Without it a route to a missing cluster is accepted and answers 503.
+        "validate_clusters": True,
+        "virtual_hosts": [{"name": "services", "domains": ["*"], "routes": routes}],
+    }
+
+
+def _service_routes(service: Service, endpoints: Mapping[str, Sequence[tuple[str, int]]]) -> list[Document]:
+    model = f"/v2/models/{service.model}"
+    largest = max((len(endpoints.get(site, ())) for site in service.sites), default=0)
+    latency = max(service.objective.latency.total_seconds(), MIN_TRY)
+    tries = largest + 2  # one more than a whole site that just died, and one for bad luck
+    infer = {
+        "name": service.name,
+        "match": _match(f"/services/{service.name}{model}/infer", "POST"),
+        "route": {
+            "cluster": service.name,
+            "prefix_rewrite": f"{model}/infer",
+            "timeout": _seconds(latency * tries + 0.5),
+            "retry_policy": _retry_policy(latency, tries),
+            # A try that takes longer than promised is not given up: whichever answers first wins.
+            "hedge_policy": {"hedge_on_per_try_timeout": True},
+        },
+    }
+    if service.fallback is not None:
+        infer["typed_per_filter_config"] = {"envoy.filters.http.custom_response": _fallback(service)}
+    ready = {
+        "name": service.name,
+        "match": _match(f"/services/{service.name}{model}/ready", "GET"),
+        "route": {
+            "cluster": service.name,
+            "prefix_rewrite": f"{model}/ready",
+            "timeout": "2s",
+            "retry_policy": _retry_policy(0.5, tries),
+        },
+    }
+    return [infer, ready]
+
+
+def _match(path: str, method: str) -> Document:
+    return {"path": path, "headers": [{"name": ":method", "string_match": {"exact": method}}]}
+
+
+def _retry_policy(per_try: float, tries: int) -> Document:
+    return {
+        "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",
+        "retriable_status_codes": list(_RETRIABLE),
+        "num_retries": tries - 1,
+        "per_try_timeout": _seconds(per_try),
+        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.050s"},
+        "host_selection_retry_max_attempts": 10,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {"@type": f"{_TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+            }
+        ],
+    }
+
+
+def _fallback(service: Service) -> Document:
+    """Answer 200 with the declared default, marked, wherever a user would get a 5xx; errors of the user's stay."""
+    assert service.fallback is not None  # noqa: S101  narrows the type
+    body = json.dumps(encode_answer(service.model, service.fallback.answer))
+    headers = {DEGRADED_HEADER: "default", "content-type": "application/json"}
+    return {
+        "@type": f"{_TYPE}.extensions.filters.http.custom_response.v3.CustomResponse",
+        "custom_response_matcher": {
+            "matcher_list": {
+                "matchers": [
+                    {
+                        "predicate": {
+                            "single_predicate": {
+                                "input": {
+                                    "name": "status",
+                                    "typed_config": {
+                                        "@type": f"{_TYPE}.type.matcher.v3.HttpResponseStatusCodeClassMatchInput"
+                                    },
+                                },
+                                "value_match": {"exact": "5xx"},
+                            }
+                        },
+                        "on_match": {
+                            "action": {
+                                "name": "fallback",
+                                "typed_config": {
+                                    "@type": f"{_TYPE}.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy",  # noqa: E501
+                                    "status_code": 200,
+                                    "body": {"inline_string": body},
+                                    "response_headers_to_add": [
+                                        {
+                                            "header": {"key": key, "value": value},
+                                            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                                        }
+                                        for key, value in headers.items()
+                                    ],
+                                },
+                            }
+                        },
+                    }
+                ]
+            }
+        },
+    }
+
+
+def _cluster(service: Service, folder: Path) -> Document:
+    interval, unhealthy_interval = _seconds(HEALTH_INTERVAL), _seconds(HEALTH_INTERVAL / 4)
+    return {
+        "name": service.name,
+        "type": "EDS",
+        "eds_cluster_config": {
+            "service_name": service.name,
+            "eds_config": _source(folder, endpoints_file(service.name)),
+        },
+        "connect_timeout": _seconds(CONNECT_TIMEOUT),
+        "lb_policy": "LEAST_REQUEST" if service.mode is Mode.ACTIVE_ACTIVE else "ROUND_ROBIN",
+        "health_checks": [
+            {
+                "timeout": _seconds(HEALTH_TIMEOUT),
+                "interval": interval,
+                "no_traffic_interval": interval,
+                "unhealthy_interval": unhealthy_interval,
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": f"/v2/models/{service.model}/ready"},
+            }
+        ],
+        "outlier_detection": {
+            "consecutive_gateway_failure": 3,
+            "enforcing_consecutive_gateway_failure": 100,
+            "consecutive_5xx": 5,
+            "interval": "1s",
+            "base_ejection_time": "5s",
+            "max_ejection_time": "10s",
+            "max_ejection_percent": 100,
+            "enforcing_success_rate": 0,
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": 256,
+                    "max_pending_requests": 256,
+                    "max_requests": 256,
+                    "track_remaining": True,
+                    # A hung site holds half of all requests until their second try; a small budget would drop them.
+                    "retry_budget": {"budget_percent": {"value": 100}, "min_retry_concurrency": 100},
+                }
+            ]
+        },
+        # Panic would send traffic to sites that are closed or lost.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "ignore_new_hosts_until_first_hc": True},
+        "ignore_health_on_host_removal": True,
+        "track_cluster_stats": {"per_endpoint_stats": True},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": {"idle_timeout": "30s"},
+                "explicit_http_config": {"http_protocol_options": {}},
+            }
+        },
+    }
+
+
+def _assignment(
+    service: Service, serving: Sequence[str], endpoints: Mapping[str, Sequence[tuple[str, int]]]
+) -> Document:
+    return {
+        "cluster_name": service.name,
+        "endpoints": [
+            {
+                "locality": {"zone": site},
+                "lb_endpoints": [
+                    {
+                        "endpoint": {"address": _address(address)},
+                        "health_status": "HEALTHY" if site in serving else "UNHEALTHY",
+                        "metadata": {"filter_metadata": {"ninelives": {"site": site}}},
+                    }
+                    for address in endpoints.get(site, ())
+                ],
+            }
+            for site in service.sites
+        ],
+    }
