@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field
 
-from ninelives.estate.units import Duration, Name, Ratio
-
-Value = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=1000)]
+from ninelives.estate.units import Duration, Name, Ratio, Value
 
 
 class Declared(BaseModel):
