@@ -35,7 +35,8 @@ def _match(want: Scalar, have: Scalar, tolerance: float) -> bool:
     if isinstance(want, str | bool) or isinstance(have, str | bool):
         return type(want) is type(have) and want == have
     try:
-        difference = abs(float(want) - float(have))
-        return difference <= tolerance * (1 + abs(float(want)))  # False for NaN and for infinity minus infinity
+        expected, got = float(want), float(have)
     except OverflowError:
         return False
+    # An infinite expectation would allow an infinite difference.
+    return math.isfinite(expected) and math.isfinite(got) and abs(expected - got) <= tolerance * (1 + abs(expected))

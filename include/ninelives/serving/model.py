@@ -122,7 +122,7 @@ class OnnxModel:
 def _array(spec: Any, tensor: Mapping[str, Any]) -> npt.NDArray[Any]:
     """The tensor as the model wants it; a cast that would change a value is refused."""
     name, shape, sent = spec.name, tensor.get("shape"), tensor.get("datatype")
-    if sent not in _SENT:
+    if not isinstance(sent, str) or sent not in _SENT:
         raise ValueError(f"{name}: {_short(sent)} is no datatype; use BYTES, BOOL, INT64 or FP64")
     if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
         raise ValueError(f"{name}: shape must be a list of positive whole numbers")
