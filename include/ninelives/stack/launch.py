@@ -65,9 +65,9 @@ def command(local: LocalEstate, program: Program) -> Command:
         case "mlflow":
             return _mlflow(local)
         case "keeper":
-            return Command([binary("ninelives"), "stack", "keep"])
+            return Command([*python, "ninelives", "stack", "keep"])
         case "prober" | "feeder":
-            return Command([binary("ninelives"), program.kind, "run"])
+            return Command([*python, "ninelives", program.kind, "run"])
         case kind if kind in AIRFLOW_COMPONENTS:
             return Command([*python, "airflow", kind], airflow_environment(local))
     raise Refused("no such program", [f"{program.name} is of the unknown kind {program.kind}"])

@@ -81,16 +81,20 @@ def up(
             _start_supervisord(local)
         before = {info.name for info in supervisor.processes() if info.state == "RUNNING"}
         lost = _lost_on_purpose(home)
+        missing = [program for program in local.programs if program.name not in before and program.site not in lost]
+        if not missing and _complete(home).exists():
+            return Started((), {}, tuple(sorted(lost)))
+        _complete(home).unlink(missing_ok=True)
         try:
             _Start(local, supervisor, report, frozenset(lost)).run()
+            _complete(home).touch()
         except BaseException:
             if was_running:
                 _stop(supervisor, {program.name for program in local.programs} - before)
             else:
                 _down(home, local)
             raise
-        names = tuple(program.name for program in local.programs if program.name not in before)
-        return Started(names, _new_passwords(local), tuple(sorted(lost)))
+        return Started(tuple(program.name for program in missing), _new_passwords(local), tuple(sorted(lost)))
 
 
 def down(home: Home) -> list[str]:
@@ -211,7 +215,7 @@ class _Start:
         from ninelives.adapters.envoy import EnvoyGateway
 
         self.local.home.gateway.mkdir(parents=True, exist_ok=True)
-        EnvoyGateway.from_connections(FileConnections(self.local.home.connections_file), self.local.estate).compile()
+        EnvoyGateway.from_connections(FileConnections(self.local.home.connections_file), self.local.estate).initialise()
         ready = f"http://127.0.0.1:{self.local.ports.gateway_admin}/ready"
         self._run(self._programs("gateway"), lambda: answers(ready))
 
@@ -332,6 +336,11 @@ def _start_supervisord(local: LocalEstate) -> None:
     processes.remember_session(local.home, client.pid())
 
 
+def _complete(home: Home) -> Path:
+    """There when the last start went through all its steps; a killed one must be repeated."""
+    return home.root / "run" / "complete"
+
+
 def _adopt_configuration(local: LocalEstate, supervisor: Supervisor) -> None:
     """Let a running supervisord add and remove what has changed since it was started."""
     if not supervisord.write_config(local):
@@ -347,15 +356,17 @@ def _adopt_configuration(local: LocalEstate, supervisor: Supervisor) -> None:
 def _down(home: Home, local: LocalEstate | None) -> list[str]:
     """Users first, storage last; then whatever supervisord does not know of."""
     stopped: list[str] = []
+    _complete(home).unlink(missing_ok=True)
     if local is not None and _runs(supervisor := supervisord.client(local)):
         pid = supervisor.pid()
         running = {info.name: info for info in supervisor.processes() if info.pid}
         stopped = list(running)
         sites = [info for info in running.values() if info.group.startswith("site-")]
         _stop(supervisor, set(running) - {"postgres", "mlflow"} - {info.name for info in sites})
-        for info in sites:
+        replicas = [info for info in sites if local.program(info.name).kind == "replica"]
+        for info in replicas:  # drain, before SIGKILL ends the site
             supervisor.signal(info.group, info.name, "TERM")
-        _await_gone({info.pid for info in sites if info.pid}, patience=5.0)
+        _await_gone({info.pid for info in replicas if info.pid}, patience=5.0)
         _stop(supervisor, {info.name for info in sites} | {"mlflow"})
         _stop(supervisor, {"postgres"})
         supervisor.call("shutdown")

@@ -1,0 +1,5 @@
+"""``python -m ninelives``: the command line."""
+
+from ninelives.cli import main
+
+main()
