@@ -29,6 +29,7 @@ from yaml.events import (
 from yaml.reader import ReaderError
 
 from ninelives.errors import EstateError, EstateProblem
+from ninelives.estate.units import shown
 
 Loc = tuple[str | int, ...]
 """Where in the document: ``("services", 0, "objective", "rto")``."""
@@ -118,18 +119,23 @@ def _read_text(document: Document, path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         document.refuse(0, f"cannot be opened ({reason}); name a file that this user can read")
-    with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not an ordinary file"
             document.refuse(0, f"is {kind}; name an estate file")
-        # One byte beyond the limit, because a file may grow, or report no size at all.
-        content = b"" if status.st_size > MAX_BYTES else stream.read(MAX_BYTES + 1)
-    if max(status.st_size, len(content)) > MAX_BYTES:
-        size = max(status.st_size, len(content)) / 1024 / 1024
-        document.refuse(0, f"has {size:.1f} MB; an estate may have {MAX_BYTES // 1024 // 1024} MB: split it")
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            # One byte beyond the limit, because a file may grow, or report no size at all.
+            content = b"" if status.st_size > MAX_BYTES else stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        document.refuse(0, f"cannot be read ({error.strerror}); check the disk, or name another file")
+    finally:
+        os.close(descriptor)
+    if (size := max(status.st_size, len(content))) > MAX_BYTES:
+        limit = MAX_BYTES // 1024 // 1024
+        document.refuse(0, f"has {size / 1024 / 1024:.1f} MB; an estate may have {limit} MB: split it")
     if b"\0" in content:
-        document.refuse(0, "is a binary file (it has a NUL byte); write the estate as YAML in UTF-8")
+        document.refuse(0, "has a NUL byte, so it is a binary file or UTF-16; save the estate as text in UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -193,7 +199,7 @@ class _Reader:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             self.document.refuse(line, f"has more than {MAX_NODES:,} keys and values; split the estate")
-        if len(self.stack) >= MAX_DEPTH:
+        if len(self.stack) >= MAX_DEPTH and isinstance(event, _STARTS):
             self.document.refuse(line, f"is nested deeper than {MAX_DEPTH} levels; an estate never needs that")
         if len(self.document.problems) >= MAX_PROBLEMS:
             self.document.refuse(line, f"reading stopped here after {MAX_PROBLEMS:,} problems; solve these first")
@@ -229,7 +235,7 @@ class _Reader:
         key = self._value(event, line, None)
         if not isinstance(key, str):
             if len(self.document.problems) == noted:
-                what = "a list or a mapping" if isinstance(key, dict | list) else repr(event.value) or "nothing"
+                what = shown(key if isinstance(key, dict | list) else event.value or None)
                 self._note(line, None, f"a key must be text, not {what}; put it in quotes or remove it")
             parent.unwanted = True
         elif key in parent.lines:

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 _MILLISECONDS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|min|h|d)")
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|min|h|d)")
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)\s?%")
 MAX_TEXT = 1000
 """Characters in a value of a golden request or a fallback answer."""
@@ -98,7 +98,9 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^\d{1,9}(\.\d{1,6})?(ms|s|min|h|d)$", "examples": ["60s", "15min"]}),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^\d{1,12}(\.\d{1,6})?(ms|s|min|h|d)$", "examples": ["60s", "15min"]}
+    ),
 ]
 Ratio = Annotated[
     float,
