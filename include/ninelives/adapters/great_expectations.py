@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ninelives
 from ninelives.gates.suite import Suite
@@ -56,7 +56,7 @@ class GreatExpectations:
                         env=_environment(),
                         check=False,
                     )
-                    last_words = _last_line(said.read())
+                    last_words = "its last words are withheld" if suite.redact else _last_line(said)
             except subprocess.TimeoutExpired:
                 return _failed(f"the check did not finish within {self.timeout}; give it more time, memory or cores")
             except OSError as error:
@@ -94,6 +94,7 @@ def _how(returncode: int) -> str:
     return signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
 
 
-def _last_line(said: bytes) -> str:
-    lines = said.decode("utf-8", "replace").strip().splitlines()
+def _last_line(said: BinaryIO) -> str:
+    said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
+    lines = said.read().decode("utf-8", "replace").strip().splitlines()
     return lines[-1][:300] if lines else "it said nothing"

@@ -27,6 +27,7 @@ from ninelives.gates.suite import Expectation, Suite
 from ninelives.gates.verdict import Evaluation, ObjectSchema, Outcome, blocks, schema_failures
 
 _SAMPLES = 5
+_WITHHELD = "the message is withheld: it may quote a value of a redacted column"
 _SAMPLE_TEXT = 200
 _DATA = "data"
 _TABLE_ROWS = 2_000_000
@@ -52,7 +53,7 @@ def evaluate(suite: Suite, files: Mapping[str, Path], settings: Mapping[str, str
 
 
 def _read_schemas(files: Mapping[str, Path]) -> tuple[tuple[ObjectSchema, ...], int, list[str]]:
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
     found: dict[tuple[tuple[str, str], ...], list[str]] = {}
@@ -87,9 +88,10 @@ class _Check:
         )
         self.engine = source.get_execution_engine()
         with self.engine.get_connection() as connection:
+            keywords = connection.exec_driver_sql("SELECT keyword_name FROM duckdb_keywords()").scalars()
+            self.engine.dialect.identifier_preparer.reserved_words |= set(keywords)
             connection.exec_driver_sql("SET TimeZone = 'UTC'")
             connection.exec_driver_sql(create)
-            connection.commit()  # a failing check rolls back, and must not take the data with it
         self.batch = source.add_table_asset(_DATA, table_name=_DATA).add_batch_definition_whole_table("all").get_batch()
 
     def judged(self) -> tuple[list[int], int]:
@@ -118,13 +120,15 @@ class _Check:
         answers = self._ask(range(len(self.suite.expectations)), "BOOLEAN_ONLY")
         failed = [index for index, answer in answers.items() if not answer["success"] and answer["raised"] is None]
         details = self._ask(failed, "SUMMARY") if failed else {}
-        for index, answer in answers.items():
+        for index, answer in sorted(answers.items()):
             detail = details.get(index, answer)
+            error = answer["raised"] or detail["raised"]
             yield Outcome(
                 index=index,
                 success=answer["success"],
                 judged=judged[index],
-                raised=answer["raised"] or detail["raised"],
+                # A database's message may quote the value it stumbled over.
+                raised=_WITHHELD if error and self.suite.redact else error,
                 observed=observed(self.suite, self.suite.expectations[index], detail["result"]),
             )
 
@@ -175,9 +179,12 @@ def observed(suite: Suite, expectation: Expectation, result: Mapping[str, Any]) 
 
 
 def _small(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float):
+    """What canonical JSON can hold, and short."""
+    if value is None or isinstance(value, bool):
         return value
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    if isinstance(value, int | float) and abs(value) < 2**53:  # not so for NaN and infinity either
+        return value
+    text = json.dumps(value, default=str) if isinstance(value, dict | list | tuple) else str(value)
     return text if len(text) <= _SAMPLE_TEXT else text[:_SAMPLE_TEXT] + "…"
 
 
@@ -248,7 +255,11 @@ def _register() -> None:
     class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.engine.dialect.statement_compiler = Compiler
+            dialect = self.engine.dialect
+            dialect.statement_compiler = Compiler
+            # No transactions: nothing is written, and a statement that fails, sometimes only while its rows are
+            # fetched, then concerns itself alone. Inside one it would abort whatever is asked next.
+            dialect.do_begin = dialect.do_commit = dialect.do_rollback = _nothing  # type: ignore[assignment]
             self.dialect_module = sa.dialects.postgresql  # without it: "Regex is not supported for dialect duckdb"
 
         @contextmanager
@@ -256,11 +267,7 @@ def _register() -> None:
             """One connection for everything, as Great Expectations itself does for SQLite."""
             if self._connection is None:
                 self._connection = self.engine.connect()
-            try:
-                yield self._connection
-            except Exception:
-                self._connection.rollback()  # or one bad query aborts all that follow
-                raise
+            yield self._connection
 
     class DuckDBDatasource(SQLDatasource):
         type: Literal["duckdb"] = "duckdb"  # type: ignore[assignment]
@@ -273,6 +280,10 @@ def _register() -> None:
             return self.get_execution_engine().engine
 
     _classes["datasource"] = DuckDBDatasource
+
+
+def _nothing(connection: Any) -> None:
+    """Begin, commit or roll back where every statement stands alone."""
 
 
 def _versions() -> str:

@@ -1,0 +1,109 @@
+"""A failover may rely on exactly one kind of record: fresh, about this data and this suite, and a yes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ninelives.adapters.ledger import SqlLedger, migrate
+from ninelives.gates.evidence import fresh_verdict, record
+from ninelives.gates.suite import Severity
+from ninelives.gates.verdict import Failure, GateResult, Verdict
+from ninelives.ports import Record
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[SqlLedger]:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    migrate(url)
+    ledger = SqlLedger(url)
+    yield ledger
+    ledger.close()
+
+
+def result(verdict: Verdict, fingerprint: str = "data-1", suite: str = "suite-1") -> GateResult:
+    failure = Failure("row_count", None, Severity.CRITICAL, {"rows": 3}, "too few")
+    return GateResult(
+        verdict=verdict,
+        rows=3,
+        expectations=2,
+        failures=() if verdict is Verdict.PASS else (failure,),
+        errors=("boom",) if verdict is Verdict.ERROR else (),
+        suite_sha256=suite,
+        fingerprint=fingerprint,
+        engine="e",
+        seconds=0.123456,
+        checked_at=datetime.now(UTC),
+    )
+
+
+def look(ledger: SqlLedger, **changes: object) -> Record | None:
+    asked: dict[str, object] = {
+        "fingerprint": "data-1",
+        "suite_sha256": "suite-1",
+        "max_age": HOUR,
+        "now": datetime.now(UTC),
+    }
+    return fresh_verdict(ledger, "flights", "dublin", **{**asked, **changes})  # type: ignore[arg-type]
+
+
+def test_no_verdict_opens_nothing(ledger: SqlLedger) -> None:
+    assert look(ledger) is None
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.WARN])
+def test_a_fresh_yes_about_this_data_and_this_suite_is_found(ledger: SqlLedger, verdict: Verdict) -> None:
+    written = record(ledger, "flights", "dublin", result(verdict))
+    assert look(ledger) == written
+    assert written.facts["verdict"] == verdict.value
+
+
+@pytest.mark.parametrize("verdict", [Verdict.BLOCK, Verdict.ERROR])
+def test_a_no_is_kept_as_evidence_and_opens_nothing(ledger: SqlLedger, verdict: Verdict) -> None:
+    record(ledger, "flights", "dublin", result(verdict))
+    assert look(ledger) is None
+    assert ledger.records(kind="gate", subject="flights@dublin")[0].facts["failures"][0]["severity"] == "critical"
+
+
+def test_the_newest_answer_counts_not_the_best(ledger: SqlLedger) -> None:
+    record(ledger, "flights", "dublin", result(Verdict.PASS))
+    record(ledger, "flights", "dublin", result(Verdict.ERROR))
+    assert look(ledger) is None
+    newest = record(ledger, "flights", "dublin", result(Verdict.WARN))
+    assert look(ledger) == newest
+
+
+def test_a_verdict_about_newer_data_does_not_hide_the_one_about_this(ledger: SqlLedger) -> None:
+    mine = record(ledger, "flights", "dublin", result(Verdict.PASS))
+    record(ledger, "flights", "dublin", result(Verdict.BLOCK, fingerprint="data-2"))
+    assert look(ledger) == mine
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fingerprint": "data-2"},
+        {"suite_sha256": "suite-2"},
+        {"now": datetime.now(UTC) + 3 * HOUR},
+        {"max_age": -HOUR},
+    ],
+)
+def test_other_data_another_suite_or_an_old_verdict_open_nothing(ledger: SqlLedger, changes: dict[str, object]) -> None:
+    record(ledger, "flights", "dublin", result(Verdict.PASS))
+    assert look(ledger, **changes) is None
+
+
+def test_another_site_opens_nothing(ledger: SqlLedger) -> None:
+    record(ledger, "flights", "paris", result(Verdict.PASS))
+    assert look(ledger) is None
+
+
+def test_a_verdict_that_is_not_one_of_ours_opens_nothing(ledger: SqlLedger) -> None:
+    facts = {**result(Verdict.PASS).facts(), "verdict": "PASS"}
+    ledger.append("gate", "flights@dublin", facts)
+    assert look(ledger) is None

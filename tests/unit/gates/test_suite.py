@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ninelives.errors import EstateError
+from ninelives.gates.suite import MAX_BYTES, Suite, load_suite
+
+NOT_NULL: dict[str, Any] = {
+    "type": "expect_column_values_to_not_be_null",
+    "kwargs": {"column": "a"},
+    "reason": "Nothing works without it.",
+}
+MINIMAL: dict[str, Any] = {"dataset": "d", "schema": {"a": "int64"}, "min_rows": 1, "expectations": [NOT_NULL]}
+
+
+def written(folder: Path, document: Any) -> Path:
+    path = folder / "suite.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return path
+
+
+def problems(folder: Path, **changes: Any) -> list[tuple[str, str]]:
+    with pytest.raises(EstateError) as caught:
+        load_suite(written(folder, {**MINIMAL, **changes}))
+    return [(problem.path, problem.message) for problem in caught.value.problems]
+
+
+def with_expectation(**changes: Any) -> list[dict[str, Any]]:
+    return [{**NOT_NULL, **changes}]
+
+
+def test_the_hash_ignores_layout_and_nothing_else(tmp_path: Path) -> None:
+    first = load_suite(written(tmp_path, MINIMAL))
+    same = load_suite(written(tmp_path, json.dumps(dict(reversed(MINIMAL.items())), indent=4)))
+    other = load_suite(written(tmp_path, {**MINIMAL, "min_rows": 2}))
+    assert first.sha256 == same.sha256
+    assert first.sha256 != other.sha256
+
+
+def test_severity_is_critical_unless_the_suite_says_otherwise(tmp_path: Path) -> None:
+    assert load_suite(written(tmp_path, MINIMAL)).expectations[0].severity == "critical"
+
+
+def test_every_problem_is_named_with_its_place(tmp_path: Path) -> None:
+    found = problems(tmp_path, min_rows=0, expectations=with_expectation(reason="why"), typo=1)
+    assert {path for path, _ in found} >= {"min_rows", "expectations[0].reason", "typo"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"expectations": []}, "at least 1"),
+        ({"expectations": [{k: v for k, v in NOT_NULL.items() if k != "reason"}]}, "required"),
+        ({"expectations": with_expectation(type="ExpectColumnToExist")}, "pattern"),
+        ({"expectations": with_expectation(severity="info")}, "critical"),
+        ({"expectations": with_expectation(kwargs={"column": "b"})}, "the schema does not have"),
+        ({"expectations": with_expectation(kwargs={"column_list": ["a", "b"]})}, "the schema does not have"),
+        ({"expectations": with_expectation(kwargs={"column": "a", "mostly": 0})}, "nothing is checked"),
+        ({"expectations": with_expectation(kwargs={"column": "a", "mostly": "0.9"})}, "nothing is checked"),
+        ({"expectations": with_expectation(kwargs={"column": "a", "severity": "info"})}, "cannot be set here"),
+        ({"expectations": with_expectation(kwargs={"column": "a", "result_format": "SUMMARY"})}, "cannot be set here"),
+        ({"expectations": with_expectation(kwargs={"column": "a", "row_condition": "a > 1"})}, "as an object"),
+        ({"redact": ["b"]}, "the schema does not have"),
+        ({"schema": {}}, "at least 1"),
+        ({"max_age": "soon"}, "not a duration"),
+    ],
+)
+def test_a_suite_that_would_check_less_than_it_says_is_refused(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    assert any(says in message for _, message in problems(tmp_path, **changes))
+
+
+def test_a_missing_a_huge_and_a_broken_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EstateError, match="cannot be read"):
+        load_suite(tmp_path / "none.json")
+    with pytest.raises(EstateError, match="at most"):
+        load_suite(written(tmp_path, " " * (MAX_BYTES + 1)))
+    for content in ("{", "[1]", "null", "\x00"):
+        with pytest.raises(EstateError):
+            load_suite(written(tmp_path, content))
+
+
+def test_a_number_without_a_canonical_form_is_refused_when_the_suite_is_read(tmp_path: Path) -> None:
+    beyond_double = with_expectation(kwargs={"column": "a", "max_value": 2**60})
+    with pytest.raises(EstateError, match="canonical"):
+        load_suite(written(tmp_path, {**MINIMAL, "expectations": beyond_double}))
+
+
+def test_a_suite_cannot_be_changed_after_it_was_read() -> None:
+    suite = Suite.model_validate(MINIMAL)
+    with pytest.raises(ValueError, match="frozen"):
+        suite.min_rows = 0  # type: ignore[misc]
