@@ -90,7 +90,10 @@ MET_AND_NOT = [
         check("expect_column_values_to_not_be_null", column="maybe", mostly=0.5),
         check("expect_column_values_to_not_be_null", column="maybe", mostly=0.51),
     ),
-    (check("expect_column_values_to_be_null", column="maybe", mostly=0.5), check("expect_column_values_to_be_null", column="n")),
+    (
+        check("expect_column_values_to_be_null", column="maybe", mostly=0.5),
+        check("expect_column_values_to_be_null", column="n"),
+    ),
     (
         check("expect_column_values_to_be_between", column="n", min_value=0, max_value=99),
         check("expect_column_values_to_be_between", column="n", min_value=1),
@@ -105,18 +108,42 @@ MET_AND_NOT = [
         check("expect_compound_columns_to_be_unique", column_list=["word", "maybe"]),
     ),
     (
-        check("expect_column_pair_values_a_to_be_greater_than_b", column_A="n", column_B="maybe", or_equal=True,
-              ignore_row_if="either_value_is_missing", mostly=0.9),
-        check("expect_column_pair_values_a_to_be_greater_than_b", column_A="maybe", column_B="n",
-              ignore_row_if="either_value_is_missing"),
+        check(
+            "expect_column_pair_values_a_to_be_greater_than_b",
+            column_A="n",
+            column_B="maybe",
+            or_equal=True,
+            ignore_row_if="either_value_is_missing",
+            mostly=0.9,
+        ),
+        check(
+            "expect_column_pair_values_a_to_be_greater_than_b",
+            column_A="maybe",
+            column_B="n",
+            ignore_row_if="either_value_is_missing",
+        ),
     ),
-    (check("expect_column_mean_to_be_between", column="n", min_value=49, max_value=50),
-     check("expect_column_mean_to_be_between", column="n", max_value=49)),
-    (check("expect_column_max_to_be_between", column="n", max_value=99), check("expect_column_max_to_be_between", column="n", max_value=98)),
-    (check("expect_column_stdev_to_be_between", column="n", min_value=28, max_value=30), check("expect_column_stdev_to_be_between", column="n", max_value=1)),
+    (
+        check("expect_column_mean_to_be_between", column="n", min_value=49, max_value=50),
+        check("expect_column_mean_to_be_between", column="n", max_value=49),
+    ),
+    (
+        check("expect_column_max_to_be_between", column="n", max_value=99),
+        check("expect_column_max_to_be_between", column="n", max_value=98),
+    ),
+    (
+        check("expect_column_stdev_to_be_between", column="n", min_value=28, max_value=30),
+        check("expect_column_stdev_to_be_between", column="n", max_value=1),
+    ),
     (quantiles(49, 51), quantiles(60, 70)),
-    (check("expect_column_unique_value_count_to_be_between", column="word", max_value=2), check("expect_column_unique_value_count_to_be_between", column="word", max_value=1)),
-    (check("expect_table_row_count_to_be_between", min_value=100), check("expect_table_row_count_to_be_between", min_value=101)),
+    (
+        check("expect_column_unique_value_count_to_be_between", column="word", max_value=2),
+        check("expect_column_unique_value_count_to_be_between", column="word", max_value=1),
+    ),
+    (
+        check("expect_table_row_count_to_be_between", min_value=100),
+        check("expect_table_row_count_to_be_between", min_value=101),
+    ),
     (
         check("expect_column_kl_divergence_to_be_less_than", column="word", partition_object=WORDS, threshold=0.1),
         check("expect_column_kl_divergence_to_be_less_than", column="word", partition_object=SKEWED, threshold=0.1),
@@ -125,7 +152,7 @@ MET_AND_NOT = [
         check("unexpected_rows_expectation", unexpected_rows_query="SELECT n FROM {batch} WHERE n < 0"),
         check("unexpected_rows_expectation", unexpected_rows_query="SELECT n FROM {batch} WHERE n > 0"),
     ),
-]  # fmt: skip
+]
 
 
 def test_every_kind_of_expectation_says_yes_and_no_in_one_run_each(run: Run) -> None:
@@ -195,9 +222,9 @@ def test_a_query_that_fails_while_its_rows_are_fetched_leaves_the_others_alone_i
         check("expect_column_values_to_be_between", column="n"),
         check("expect_column_values_to_be_between", column="n", min_value=0, maxvalue=3),
         check("expect_column_mean_to_be_between", column="word", min_value=0),
-        check("unexpected_rows_expectation", unexpected_rows_query="SELECT s.n FROM {batch} AS s WHERE s.n < 0 AND FALSE;;"),
+        check("unexpected_rows_expectation", unexpected_rows_query="SELECT s.n FROM {batch} AS s WHERE FALSE;;"),
     ],
-)  # fmt: skip
+)
 def test_an_expectation_that_cannot_be_asked_is_an_error(run: Run, wrong: dict[str, Any]) -> None:
     result, _ = run(table(), NOT_NULL, wrong | {"severity": "warning"})
     assert result.verdict is Verdict.ERROR
