@@ -3,9 +3,10 @@
 **Recovery.** The RTO runs from the loss to the arrival of the first correct answer that *lasts*: none of the requests
 sent within ``lasting`` after it was answered badly (degraded, wrong or failed). A correct answer between bad ones is
 flapping. A loss after which answers stay correct for ``lasting`` was no interruption: its RTO is 0. Bad answers after
-that, or after a recovery that lasted, are a new interruption, with a clock of its own from its first bad answer; it
-must keep the objective as well. A single bad answer is an interruption, a short one; how many there may be is the
-business of the availability objective, not of the RTO.
+that, or after a recovery that lasted, are a new interruption, with a clock of its own from its first bad answer. It
+must keep the objective as well, and counts up to the end of the measurement where that comes before its end could last.
+A single bad answer is an interruption, a short one; how many there may be is the business of the availability
+objective, not of the RTO.
 
 **Ignorance.** A slot that nobody looked at could have been anything. Every duration is therefore a range: its low end
 takes unknown slots as correct, its high end as bad. An objective is met only if the high end keeps it, missed only if
@@ -56,7 +57,8 @@ class Interruption:
     shortest: float
     """Between the sendings of its first and its last bad answer."""
     longest: float
-    """From the last correct answer before it to the first lasting one after it; infinite where none was seen."""
+    """From the last correct answer before it to the first one after it that lasts, or that holds until the measurement
+    ends; infinite where neither was seen."""
 
 
 @dataclass(frozen=True)
@@ -236,10 +238,12 @@ class _Down:
     """sending of the first slot after which it lasts; infinite where that was not seen"""
     arrival: float
     """earliest arrival of a correct answer that lasts"""
+    over: float
+    """the same, or the end of the measurement where only correct answers were seen up to there; else infinite"""
 
 
-_UNTOUCHED = _Down(before=0, first=0, last=0, up=0, arrival=0)
-_UNSEEN = _Down(before=0, first=0, last=0, up=math.inf, arrival=math.inf)
+_UNTOUCHED = _Down(before=0, first=0, last=0, up=0, arrival=0, over=0)
+_UNSEEN = _Down(before=0, first=0, last=0, up=math.inf, arrival=math.inf, over=math.inf)
 
 
 def _downs(slots: _Slots, bad: Flags, lasting: float, length: float) -> list[_Down]:
@@ -257,13 +261,15 @@ def _downs(slots: _Slots, bad: Flags, lasting: float, length: float) -> list[_Do
         up = last + 1
         after = hit[np.searchsorted(hit, up)] if hit[-1] >= up else len(slots.at)
         seen = after > up and (after < len(slots.at) or bool(lasts[-1]))
+        arrival = float(slots.arrival[up:after].min()) if after > up else math.inf
         downs.append(
             _Down(
                 before=float(slots.at[first - 1]) if first else 0.0,
                 first=float(slots.at[first]),
                 last=float(slots.at[last]),
                 up=float(slots.at[up]) if seen else math.inf,
-                arrival=float(slots.arrival[up:after].min()) if seen else math.inf,
+                arrival=arrival if seen else math.inf,
+                over=arrival if seen or after == up else max(arrival, length),
             )
         )
     return downs
@@ -335,7 +341,7 @@ def measure_loss(
             if down not in (_UNTOUCHED, _UNSEEN)
         ),
         worst_low=max([low, *(down.last - down.first for down in surely[1:])]),
-        worst_high=max([high, *(down.arrival - down.before for down in perhaps[1:])]),
+        worst_high=max([high, *(down.over - down.before for down in perhaps[1:])]),
         clock_step_seconds=slots.clock_step,
         doubts=tuple(doubts),
     )
@@ -344,7 +350,7 @@ def measure_loss(
 def _around(down: _Down, perhaps: list[_Down]) -> float:
     """How long an interruption may have been at most: the one that it is part of if all unknown slots were bad."""
     around = [longer for longer in perhaps if longer.first <= down.first <= longer.last]
-    return max(longer.arrival - longer.before for longer in around)
+    return max(longer.over - longer.before for longer in around)
 
 
 # --- steady state and pictures ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ so: slots that it missed are unknown, and so is an answer that its own stall may
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -93,7 +94,7 @@ class Prober:
         """Keep to the schedule until ``stop`` is set, then wait for the answers that are still due."""
         async with asyncio.TaskGroup() as requests:
             while not stop.is_set():
-                now = await self._wake()
+                now = await self._sleep(self._due(self._slot))
                 due = self._due(self._slot)
                 if now < due:
                     continue
@@ -103,6 +104,8 @@ class Prober:
                 target = self.targets[self._slot % len(self.targets)]
                 self._start_request(requests, target, self._slot, now)
                 self._slot += 1
+            while self._in_flight:  # awake as before, or the wait for the last answers would look like a stall
+                await self._sleep(math.inf)
 
     def complete_until(self) -> datetime:
         """The instant before which every slot has been given to ``record``."""
@@ -113,10 +116,10 @@ class Prober:
     def _due(self, slot: int) -> float:
         return self._start + slot * self._step
 
-    async def _wake(self) -> float:
-        """Sleep until the next slot is due, but not long, and note how late the sleep ended."""
+    async def _sleep(self, until: float) -> float:
+        """Sleep until then, but not long, and note how late the sleep ended."""
         now = self._monotonic()
-        self._wake_at = min(max(now, self._due(self._slot)), now + _TICK)
+        self._wake_at = min(max(now, until), now + _TICK)
         await asyncio.sleep(self._wake_at - now)
         now = self._monotonic()
         if now - self._wake_at > _NOTICED:
