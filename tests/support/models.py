@@ -66,18 +66,31 @@ def publish(store: ObjectStore, model: str, version: str = "1", bias: float = 0.
     return release
 
 
-def estate_of_two_sites() -> Estate:
-    """Service ``alpha``: active-passive with a fallback; ``beta``: active-active with one; ``gamma``: without."""
-    objective = {"availability": "99.9%", "latency": "250ms", "quality": "99%", "rto": "60s", "rpo": "15min",
-                 "window": "28d"}  # fmt: skip
+def estate_of_two_sites(*, without: str = "") -> Estate:
+    """Service ``alpha``: active-passive with a fallback; ``beta``: active-active with one; ``gamma``: without.
+
+    :param without: leave this service out
+    """
+    objective = {"availability": "99.9%", "latency": "250ms", "quality": "99%", "rto": "60s", "rpo": "15min"}
 
     def service(name: str, mode: str, **more: Any) -> dict[str, Any]:
         return {
-            "name": name, "owner": "ada", "model": name, "mode": mode, "sites": ["paris", "dublin"],
-            "objective": objective, "golden": [{"inputs": ROW}], **more,
-        }  # fmt: skip
+            "name": name,
+            "owner": "ada",
+            "model": name,
+            "mode": mode,
+            "sites": ["paris", "dublin"],
+            "objective": {**objective, "window": "28d"},
+            "golden": [{"inputs": ROW}],
+            **more,
+        }
 
     fallback = {"fallback": {"answer": {"total": 7.0}}}
+    services = [
+        service("alpha", "active-passive", **fallback),
+        service("beta", "active-active", **fallback),
+        service("gamma", "active-active"),
+    ]
     return Estate.model_validate(
         {
             "name": "test",
@@ -85,11 +98,7 @@ def estate_of_two_sites() -> Estate:
             "sites": [{"name": "paris"}, {"name": "dublin"}],
             "datasets": [{"name": "rows", "primary": "paris", "copies": ["dublin"], "rpo": "15min", "suite": "rows"}],
             "models": [{"name": name, "trained_on": "rows", "warm_up": "1s"} for name in ("alpha", "beta", "gamma")],
-            "services": [
-                service("alpha", "active-passive", **fallback),
-                service("beta", "active-active", **fallback),
-                service("gamma", "active-active"),
-            ],
+            "services": [declared for declared in services if declared["name"] != without],
             "drills": {"max_duration": "5min", "min_good": "90%"},
         }
     )

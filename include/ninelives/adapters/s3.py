@@ -70,7 +70,7 @@ class S3ObjectStore:
             self._client().put_object(Bucket=bucket, Key=key, Body=data, ContentMD5=digest)
 
     def get(self, bucket: str, key: str) -> bytes | None:
-        from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+        from botocore.exceptions import ClientError
 
         with self._asking(f"read {bucket}/{key}"):
             try:
@@ -145,8 +145,8 @@ class S3ObjectStore:
         with self._lock:
             if settings not in self._clients:
                 # Imported and built on first use: DAG parsing and the command line only hold the object.
-                import boto3  # type: ignore[import-untyped]
-                from botocore.config import Config  # type: ignore[import-untyped]
+                import boto3
+                from botocore.config import Config
 
                 self._clients[settings] = boto3.session.Session().client(
                     "s3",

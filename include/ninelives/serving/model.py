@@ -34,7 +34,7 @@ class OnnxModel:
     """
 
     def __init__(self, name: str, version: str, digest: str, onnx: bytes) -> None:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # replicas share a machine
