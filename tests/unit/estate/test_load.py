@@ -28,7 +28,8 @@ DATA = read_document(DEMO).data
 
 bounded = settings(
     max_examples=50,
-    deadline=20_000,  # milliseconds; far above what an example takes on a busy machine suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=20_000,  # milliseconds; an example takes ten, also where the machine is busy a few hundred
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
