@@ -1,0 +1,88 @@
+"""What proof costs: ``replicate`` (copy, read back, hash, manifests) against a bare ``rclone copy``.
+
+    python tests/benchmarks/bench_replication.py [--objects 365] [--size 50000] [--rounds 5]
+
+Both copy the same objects between two ``rclone serve s3`` processes on this machine; rounds alternate, each into an
+empty target. Prints one JSON document: medians in seconds and their ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "include"), str(ROOT / "tests")]
+
+from stack.test_replication import Site  # noqa: E402
+
+from ninelives.adapters.rclone import RcloneCopier  # noqa: E402
+from ninelives.replication.reconcile import reconcile_stores  # noqa: E402
+from ninelives.replication.replicate import replicate  # noqa: E402
+from ninelives.replication.transfer import Link  # noqa: E402
+
+
+def timed(what: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    what()
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--objects", type=int, default=365)
+    arguments.add_argument("--size", type=int, default=50_000, help="bytes per object")
+    arguments.add_argument("--rounds", type=int, default=5)
+    options = arguments.parse_args()
+    seconds: dict[str, list[float]] = {
+        name: [] for name in ("rclone", "first", "unchanged", "one_percent", "reconcile")
+    }
+    folder = Path(tempfile.mkdtemp(prefix="bench-replication-"))
+    paris = Site("paris", folder / "paris")
+    try:
+        paris.fill(options.objects, options.size)
+        paris.start()
+        paris.store.ping()
+        for number in range(options.rounds):
+            bare, proven = Site("bare", folder / f"bare{number}"), Site("dublin", folder / f"dublin{number}")
+            try:
+                bare.start()
+                proven.start()
+                copier = RcloneCopier()
+                link = Link(paris.store, proven.store, copier, paris.connection, proven.connection)
+                ends = (link.source, link.target, copier, paris.connection, proven.connection)
+                link.target.ping()
+                # Every round starts without any manifest, so that the first run hashes the source as well.
+                shutil.rmtree(paris.path("_manifests"), ignore_errors=True)
+                paris.store.delete("data", "_manifests/flights.json")
+                seconds["rclone"].append(
+                    timed(lambda: copier.copy(paris.connection, bare.connection, bucket="data", prefix="flights"))
+                )
+                seconds["first"].append(timed(lambda: replicate("flights", *ends)))
+                seconds["unchanged"].append(timed(lambda: replicate("flights", *ends)))
+                for n in range(max(1, options.objects // 100)):
+                    paris.store.put("data", f"flights/new{number}/{n}", os.urandom(options.size))
+                seconds["one_percent"].append(timed(lambda: replicate("flights", *ends)))
+                seconds["reconcile"].append(timed(lambda: reconcile_stores("flights", [], link)))
+            finally:
+                bare.kill()
+                proven.kill()
+    finally:
+        paris.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = {name: round(value / medians["rclone"], 2) for name, value in medians.items()}
+    report = {**vars(options), "medians_s": {k: round(v, 3) for k, v in medians.items()}, "ratio_to_rclone": ratios}
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

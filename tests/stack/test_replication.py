@@ -1,0 +1,396 @@
+"""Replication and reconciliation between two real stores: two ``rclone serve s3`` processes on two folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ninelives.adapters.rclone import RcloneCopier, find_rclone
+from ninelives.adapters.s3 import S3ObjectStore
+from ninelives.errors import NinelivesError, Refused, Unavailable
+from ninelives.ports import Connection, CopyProgress
+from ninelives.replication.manifest import read_manifest, scan, write_manifest
+from ninelives.replication.reconcile import reconcile_stores
+from ninelives.replication.replicate import ReplicationResult, replicate, replicate_artifacts, replicate_models
+from ninelives.replication.transfer import Link
+
+pytestmark = pytest.mark.stack
+
+KEY, SECRET = "replicationtestkey00", "replicationtestsecret00"
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not happen in time")
+        time.sleep(0.005)
+
+
+class Site:
+    """One store: a folder and the process that serves it, at an address that it keeps when it is restarted."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder, self.port = name, folder, 0
+        self.process: subprocess.Popen[bytes] | None = None
+        for bucket in ("data", "models", "mlflow"):
+            (folder / bucket).mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        log = self.folder.with_name(f"{self.name}.log")
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [find_rclone(), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--config", os.devnull, self.folder],
+                env={**os.environ, "RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'},
+                stderr=stderr,
+                start_new_session=True,
+            )
+        wait_until(lambda: re.search(rb"127\.0\.0\.1:(\d+)", log.read_bytes()) is not None)
+        self.port = int(re.search(rb"127\.0\.0\.1:(\d+)", log.read_bytes())[1])  # type: ignore[index]
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            self.store.ping()
+        except Unavailable:
+            return False
+        return True
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def connection(self) -> Connection:
+        extra = {"endpoint_url": f"http://127.0.0.1:{self.port}", "region_name": "us-east-1"}
+        return Connection(f"ninelives_{self.name}_store", login=KEY, password=SECRET, extra=extra)
+
+    @property
+    def store(self) -> S3ObjectStore:
+        return S3ObjectStore.from_connection(self.connection, self.name)
+
+    def path(self, key: str, bucket: str = "data") -> Path:
+        return self.folder / bucket / key
+
+    def objects(self, prefix: str = "flights", bucket: str = "data") -> dict[str, bytes]:
+        root = self.folder / bucket
+        return {
+            str(file.relative_to(root)): file.read_bytes()
+            for file in (root / prefix).rglob("*")
+            if file.is_file() and not file.name.startswith(".rclone_temp_put")
+        }
+
+    def fill(self, count: int, size: int) -> None:
+        """Write days straight to the disk, as if they had been there when the store was started."""
+        for day in range(count):
+            file = self.path(f"flights/day={day:04}/part-0.parquet")
+            file.parent.mkdir(parents=True)
+            file.write_bytes(os.urandom(size))
+            os.utime(file, (1_700_000_000, 1_700_000_000))
+
+    def flip(self, key: str, bucket: str = "data") -> None:
+        """One bit on the disk, size and time kept: no listing and no cached ETag shows it."""
+        file = self.path(key, bucket)
+        stat = file.stat()
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.fixture
+def paris(tmp_path: Path) -> Iterator[Site]:
+    site = Site("paris", tmp_path / "paris")
+    yield site
+    site.kill()
+
+
+@pytest.fixture
+def dublin(tmp_path: Path) -> Iterator[Site]:
+    site = Site("dublin", tmp_path / "dublin")
+    site.start()
+    yield site
+    site.kill()
+
+
+def run(paris: Site, dublin: Site, on_progress: Callable[[CopyProgress], None] | None = None) -> ReplicationResult:
+    ends = (paris.store, dublin.store, RcloneCopier(), paris.connection, dublin.connection)
+    return replicate("flights", *ends, on_progress=on_progress)
+
+
+def test_full_then_incremental_then_repair(paris: Site, dublin: Site) -> None:
+    paris.fill(60, 20_000)
+    paris.start()
+    seen: list[CopyProgress] = []
+    first = run(paris, dublin, seen.append)
+    assert (first.copied, first.bytes, first.verified) == (60, 1_200_000, 60)
+    assert dublin.objects() == paris.objects()
+    assert seen[-1].bytes == 1_200_000
+    assert read_manifest(dublin.store, "flights") == read_manifest(paris.store, "flights")
+
+    paris.store.put("data", "flights/day=0060/part a+b.parquet", b"a new day, and a key that needs quoting")
+    second = run(paris, dublin)
+    assert (second.copied, second.objects, second.repaired) == (1, 61, 0)
+    assert dublin.objects() == paris.objects()
+
+    dublin.flip("flights/day=0000/part-0.parquet")
+    repaired = 0
+    for _ in range(3):  # 61 objects, 32 re-read in each run
+        repaired += run(paris, dublin).repaired
+    assert repaired == 1
+    assert dublin.objects() == paris.objects()
+
+
+def test_an_emptied_source_is_refused_and_the_copy_stays(paris: Site, dublin: Site) -> None:
+    paris.fill(5, 100)
+    paris.start()
+    run(paris, dublin)
+    before = dublin.objects()
+    for key in before:
+        paris.store.delete("data", key)
+    with pytest.raises(Refused, match="empty"):
+        run(paris, dublin)
+    assert dublin.objects() == before
+
+
+PROGRAM = """
+import json, sys
+from ninelives.adapters.rclone import RcloneCopier
+from ninelives.adapters.s3 import S3ObjectStore
+from ninelives.ports import Connection
+from ninelives.replication.replicate import replicate
+conns = [Connection(**each) for each in json.load(sys.stdin)]
+stores = [S3ObjectStore.from_connection(c, c.conn_id.split("_")[1]) for c in conns]
+replicate("flights", *stores, RcloneCopier(), *conns)
+"""
+
+
+def test_killed_in_the_middle_it_leaves_no_process_and_a_further_run_converges(paris: Site, dublin: Site) -> None:
+    paris.fill(300, 100_000)
+    paris.start()
+    conns = [
+        {"conn_id": site.connection.conn_id, "login": KEY, "password": SECRET, "extra": dict(site.connection.extra)}
+        for site in (paris, dublin)
+    ]
+    child = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "include")},
+    )
+    try:
+        assert child.stdin is not None
+        child.stdin.write(json.dumps(conns).encode())
+        child.stdin.close()
+        wait_until(lambda: any(dublin.path("flights").glob("*/*.parquet")) or child.poll() is not None)
+        engines = psutil.Process(child.pid).children()
+        commands = [" ".join(engine.cmdline()) for engine in engines]
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert len(engines) == 1
+    assert SECRET not in commands[0]
+    assert KEY not in commands[0]
+    wait_until(lambda: not any(engine.is_running() and engine.status() != "zombie" for engine in engines))
+    there = len(dublin.objects())
+    assert 0 < there < 300
+    assert read_manifest(dublin.store, "flights") is None
+
+    result = run(paris, dublin)
+    assert result.verified == 300
+    assert result.copied <= 300 - there + 8  # what had arrived is read, not copied again
+    assert dublin.objects() == paris.objects()
+
+
+@pytest.mark.parametrize("lost", ["paris", "dublin"])
+def test_a_store_lost_in_the_middle_is_unavailable_and_converges_when_it_is_back(
+    paris: Site, dublin: Site, lost: str
+) -> None:
+    paris.fill(300, 100_000)
+    paris.start()
+    site = {"paris": paris, "dublin": dublin}[lost]
+    raised: list[NinelivesError] = []
+
+    def attempt() -> None:
+        try:
+            run(paris, dublin)
+        except NinelivesError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    wait_until(lambda: any(dublin.path("flights").glob("*/*.parquet")))
+    site.kill()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert [type(error) for error in raised] == [Unavailable]
+    site.start()
+    assert run(paris, dublin).verified == 300
+    assert dublin.objects() == paris.objects()
+
+
+def test_a_source_that_is_not_there_is_unavailable_at_once(paris: Site, dublin: Site) -> None:
+    paris.start()
+    paris.kill()
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="paris"):
+        run(paris, dublin)
+    with pytest.raises(Unavailable, match="rclone ended with|went away"):
+        RcloneCopier().copy(paris.connection, dublin.connection, bucket="data")
+    assert time.monotonic() - begun < 15
+
+
+def test_what_an_upload_left_behind_when_its_store_was_killed_is_no_object(paris: Site, dublin: Site) -> None:
+    big = paris.path("flights/day=0000/part-0.parquet")
+    big.parent.mkdir(parents=True)
+    with big.open("wb") as file:
+        file.truncate(150_000_000)
+    paris.start()
+    dublin.store.ensure_bucket("data")
+
+    def attempt() -> None:
+        with pytest.raises(Unavailable):
+            RcloneCopier().copy(
+                paris.connection, dublin.connection, bucket="data", keys=["flights/day=0000/part-0.parquet"]
+            )
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    wait_until(lambda: any(dublin.path("flights").rglob(".rclone_temp_put*")))
+    dublin.kill()
+    thread.join(60)
+    dublin.start()
+    assert any(dublin.path("flights").rglob(".rclone_temp_put*"))
+    assert scan(dublin.store, "flights", None).objects == ()
+
+
+def test_rclone_settings_of_the_user_do_not_leak_in(paris: Site, dublin: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    paris.fill(2, 100)
+    paris.start()
+    monkeypatch.setenv("RCLONE_DRY_RUN", "true")
+    monkeypatch.setenv("RCLONE_CONFIG_SOURCE_ENDPOINT", "http://127.0.0.1:1")
+    assert run(paris, dublin).copied == 2
+
+
+def test_models_and_artefacts(paris: Site, dublin: Site) -> None:
+    paris.start()
+    content = os.urandom(100_000)
+    digest = hashlib.sha256(content).hexdigest()
+    key = f"arrival-delay/sha256/{digest}.onnx"
+    document = {"model": "arrival-delay", "version": "3", "digest": f"sha256:{digest}", "object": key}
+    paris.store.put("models", key, content)
+    paris.store.put("models", "arrival-delay/release.json", json.dumps(document).encode())
+    paris.store.put("mlflow", "1/abc/artifacts/MLmodel", b"flavors: {}")
+    ends = (paris.store, dublin.store, RcloneCopier(), paris.connection, dublin.connection)
+    (result,) = replicate_models(["arrival-delay"], *ends)
+    assert (result.version, result.moved, result.verified) == ("3", True, 1)
+    assert dublin.objects("", "models") == paris.objects("", "models")
+    dublin.flip(key, "models")
+    (result,) = replicate_models(["arrival-delay"], *ends)
+    assert (result.repaired, result.moved) == (1, False)
+    assert dublin.path(key, "models").read_bytes() == content
+    assert replicate_artifacts(*ends).copied == 1
+    assert dublin.objects("1", "mlflow") == paris.objects("1", "mlflow")
+
+
+def test_sites_that_lived_apart_are_reconciled(paris: Site, dublin: Site) -> None:
+    paris.fill(20, 1000)
+    paris.start()
+    run(paris, dublin)
+    paris.store.put("data", "flights/day=0020/part-0.parquet", b"acknowledged at paris, never replicated")
+    paris.store.put("data", "flights/day=0021/part-0.parquet", b"written at paris")
+    write_manifest(paris.store, scan(paris.store, "flights", None))
+    paris.kill()
+    dublin.store.put("data", "flights/day=0021/part-0.parquet", b"written again at dublin")
+    dublin.store.put("data", "flights/day=0022/part-0.parquet", b"written at dublin meanwhile")
+    write_manifest(dublin.store, scan(dublin.store, "flights", None))
+    paris.flip("flights/day=0003/part-0.parquet")  # the loss was not kind to its disk
+    paris.start()
+
+    link = Link(paris.store, dublin.store, RcloneCopier(), paris.connection, dublin.connection)
+    result = reconcile_stores("flights", ["arrival-delay"], link)
+    (conflict,) = result.conflicts
+    assert conflict.key == "flights/day=0021/part-0.parquet"
+    assert result.healed == ("flights/day=0003/part-0.parquet",)
+    assert (result.copied_to_site, result.copied_to_other) == (3, 1)
+    assert result.fingerprints_equal
+    assert paris.objects() == dublin.objects()
+    assert len(paris.objects()) == 23
+    assert paris.objects()[conflict.key] == b"written again at dublin"
+    for site in (paris, dublin):
+        assert site.path(conflict.moved_to).read_bytes() == b"written at paris"
+    manifests = [read_manifest(site.store, "flights") for site in (paris, dublin)]
+    assert manifests[0] == manifests[1]
+
+    again = reconcile_stores("flights", ["arrival-delay"], link)
+    assert (again.copied_to_site, again.copied_to_other, again.conflicts, again.healed) == (0, 0, (), ())
+    assert again.fingerprint == result.fingerprint
+    assert f"data/{conflict.moved_to}" in again.kept_aside
+    assert run(paris, dublin).copied == 0
+
+
+def test_the_command_line_replicates_and_judges_the_lag(paris: Site, dublin: Site, tmp_path: Path) -> None:
+    paris.fill(5, 100)
+    paris.start()
+    home = tmp_path / "home"
+    (home / "secrets").mkdir(parents=True)
+    connections = {
+        site.connection.conn_id: {
+            "conn_type": "aws",
+            "login": KEY,
+            "password": SECRET,
+            "extra": dict(site.connection.extra),
+        }
+        for site in (paris, dublin)
+    }
+    (home / "secrets" / "connections.json").write_text(json.dumps(connections))
+    environment = {
+        **os.environ,
+        "NINELIVES_HOME": str(home),
+        "NINELIVES_ESTATE": str(REPOSITORY / "include" / "estates" / "demo" / "estate.yaml"),
+        "PYTHONPATH": str(REPOSITORY / "include"),
+    }
+
+    def ninelives(*arguments: str) -> tuple[int, object]:
+        done = subprocess.run(
+            [sys.executable, "-c", "from ninelives.cli import main; main()", "replicate", *arguments, "--json"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+
+    code, status = ninelives("status")
+    assert code == 3
+    assert status[0]["verdict"] == "unknown"  # type: ignore[index]
+    code, report = ninelives("run", "--no-record")
+    assert code == 0, report
+    assert report["results"][0]["copied"] == 5  # type: ignore[index, call-overload]
+    code, status = ninelives("status")
+    assert (code, status[0]["verdict"], status[0]["lag_seconds"]) == (0, "met", 0.0)  # type: ignore[index]
+    ack = {"seq": 0, "dataset": "flights", "key": "flights/lost", "size": 1, "sha256": "0" * 64, "site": "paris"}
+    ack |= {"acked_at": datetime(2020, 1, 1, tzinfo=UTC).isoformat(), "monotonic_ns": 0}
+    (home / "feed").mkdir()
+    (home / "feed" / "acks.jsonl").write_text(json.dumps(ack) + "\n")
+    code, status = ninelives("status")
+    assert (code, status[0]["verdict"]) == (3, "missed")  # type: ignore[index]
+    assert ninelives("run", "nothing")[0] == 2
+    paris.kill()
+    code, report = ninelives("run", "--no-record")
+    assert code == 1
+    assert "Unavailable" in report["failures"][0]  # type: ignore[index, call-overload]
