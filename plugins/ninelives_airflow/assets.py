@@ -12,3 +12,5 @@ SITE_LOST = Asset(
 SITE_BACK = Asset(
     "ninelives_site_back", watchers=[AssetWatcher(name="site_back_watch", trigger=SiteChangeTrigger(change="back"))]
 )
+RELEASE = Asset("ninelives_release")
+"""A release was published at the primary site."""

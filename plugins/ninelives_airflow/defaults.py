@@ -48,7 +48,8 @@ def drill_defaults() -> DrillDefaults:
     return DrillDefaults(estate.drills.schedule, estate.services[0].name) if estate else DrillDefaults(None, "")
 
 
-def replication_schedule() -> timedelta | None:
-    """A third of the shortest RPO: two runs may fail before a promise is broken."""
+def replication_interval() -> timedelta:
+    """A third of the shortest RPO: two runs may fail before a promise is broken. Daily where nothing is declared."""
     estate = declared()
-    return min((dataset.rpo for dataset in estate.datasets), default=None) / 3 if estate and estate.datasets else None
+    rpos = [dataset.rpo for dataset in estate.datasets] if estate else []
+    return min(rpos) / 3 if rpos else timedelta(days=1)
