@@ -73,6 +73,9 @@ def hostile_files() -> dict[str, str]:
         "aliases": full("- *a\n", "- &a x\n"),
         "aliases in a mapping": full(",*a : 1", "{a: 1"),
         "repeated keys": full("a: b\n"),
+        "one item full of mistakes": "services: [{golden: ["
+        + ("{" + ",".join(f"k{n}: 1" for n in range(13)) + "},") * 9_999
+        + "]}]",
         "many keys": "".join(f"k{number:07}: 1\n" for number in range(MAX_BYTES // 13)),
         "many wrong items": full("1, ", "sites: [") + "1]",
         "many empty sites": full("{},", "sites: [") + "]",
