@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -35,25 +34,33 @@ from ninelives.ports import Connection
 pytestmark = pytest.mark.stack
 
 MINUTE = timedelta(minutes=1)
-_numbers = itertools.count(1)
+END_WRITERS = """
+    SELECT pg_terminate_backend(pid, 5000) -- milliseconds to wait until it is gone
+    FROM pg_stat_activity WHERE usename = 'writer'
+"""
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[URL]:
     with postgres() as url:
         run_sql(url, "CREATE ROLE owner LOGIN PASSWORD 'o'", "CREATE ROLE writer LOGIN PASSWORD 'w'")
+        run_sql(url, "CREATE DATABASE ledger OWNER owner")
         yield url
 
 
 class Database:
-    """A ledger of its own on the server, seen as superuser, owner and writer."""
+    """A new ledger on the server, seen as superuser, owner and writer."""
 
     def __init__(self, server: URL) -> None:
-        name = f"ledger{next(_numbers)}"
-        run_sql(server, f"CREATE DATABASE {name} OWNER owner")
-        self.superuser = server.set(database=name)
+        self.superuser = server.set(database="ledger")
         self.owner = self.superuser.set(username="owner", password="o")
         self.writer = self.superuser.set(username="writer", password="w")
+        run_sql(
+            self.superuser,
+            END_WRITERS,
+            "DROP SCHEMA public CASCADE",
+            "CREATE SCHEMA public AUTHORIZATION owner",
+        )
         self.id = migrate(self.owner, "writer")
 
     def ledger(self, timeout: float = 5.0) -> SqlLedger:
@@ -313,11 +320,7 @@ def test_a_writer_stopped_halfway_makes_others_wait_and_then_loses_the_lock(data
 
 def test_a_restarted_server_is_not_noticed(database: Database, ledger: SqlLedger) -> None:
     ledger.append("drill", "before", {})
-    run_sql(
-        database.superuser,
-        # The last argument: milliseconds to wait until it is gone.
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'writer'",
-    )
+    run_sql(database.superuser, END_WRITERS)
     assert ledger.append("drill", "after", {}).seq == 2
 
 

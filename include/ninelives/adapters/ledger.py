@@ -76,6 +76,8 @@ _lease_tokens = sa.Table(
     sa.Column("last", sa.BigInteger, nullable=False),
 )
 
+_LAST = sa.select(_records).order_by(_records.c.seq.desc()).limit(1)
+
 # Advisory lock numbers, ours alone in the ledger's database.
 _RECORDS_LOCK, _LEASES_LOCK, _MIGRATION_LOCK = 0x6E6C5245, 0x6E6C4C45, 0x6E6C4D49
 
@@ -141,7 +143,7 @@ class SqlLedger:
         with self._transaction(lock=_RECORDS_LOCK) as connection:
             if once is not None and (row := connection.execute(_select(_records.c.once == once)).one_or_none()):
                 return _same(_checked(row), kind, subject, plain)
-            last = connection.execute(_select().order_by(_records.c.seq.desc()).limit(1)).one_or_none()
+            last = connection.execute(_LAST).one_or_none()
             head = Head(0, GENESIS)
             if last is not None:
                 checked = _checked(last)
