@@ -227,8 +227,13 @@ class Ledger(Protocol):
     def append(self, kind: str, subject: str, facts: Mapping[str, Any], *, once: str | None = None) -> Record:
         """Append evidence; with ``once`` a repeated call with the same key returns the record already written.
 
-        Other contents under a key already used are ``Refused``: key and facts name the attempt or leave it out together.
+        Other contents under a key already used are ``Refused``: a step that measures anew when it is repeated asks
+        ``written`` first, and the first measurement stands.
         """
+        ...
+
+    def written(self, once: str) -> Record | None:
+        """The record that was appended with this ``once`` key."""
         ...
 
     def records(

@@ -182,6 +182,12 @@ class SqlLedger:
         with self._transaction() as connection:
             return [_checked(row) for row in connection.execute(query)]
 
+    def written(self, once: str) -> Record | None:
+        """The record that was appended with this key; ``Corrupted`` where it is not what was written."""
+        with self._transaction() as connection:
+            row = connection.execute(_select(_records.c.once == once)).one_or_none()
+        return _checked(row) if row else None
+
     def get(self, seq: int) -> Record | None:
         """The record as it is stored, checked or not: ``chain.is_intact`` tells."""
         with self._transaction() as connection:

@@ -32,7 +32,7 @@ def demo() -> None:
     home = Home.from_environment()
     began = time.monotonic()
     _say("Starting two sites, gateway, registry, database and Airflow")
-    new_passwords = start(home)
+    new_passwords = start(home).new_passwords
     systems = ConnectedEstate.of_home(home)
     api = drill.airflow_api(systems)
     _prepare(systems, api)

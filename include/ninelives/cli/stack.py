@@ -15,6 +15,7 @@ from ninelives.home import Home
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ninelives.stack.lifecycle import Started
     from ninelives.stack.programs import Part
 
 app = typer.Typer(no_args_is_help=True)
@@ -38,15 +39,24 @@ def up(
     from ninelives.stack import lifecycle
 
     home = Home.from_environment()
-    progress = _Progress(quiet=as_json)
     began = time.monotonic()
-    with progress.shown():
-        done = lifecycle.up(home, estate, _left_out(without, only), report=progress)
+    done = start(home, estate, _left_out(without, only), quiet=as_json)
     state = lifecycle.status(home)
     state |= {"started": list(done.started), "left_lost": list(done.left_lost), "seconds": time.monotonic() - began}
     if as_json:
         state["new_passwords"] = done.new_passwords
     emit(state, as_json=as_json, text=lambda: _started(state, done.new_passwords))
+
+
+def start(
+    home: Home, estate: Path | None = None, without: frozenset[Part] | None = None, *, quiet: bool = False
+) -> Started:
+    """Start the local estate and show each step on standard error."""
+    from ninelives.stack import lifecycle
+
+    progress = _Progress(quiet=quiet)
+    with progress.shown():
+        return lifecycle.up(home, estate, without, report=progress)
 
 
 @app.command()

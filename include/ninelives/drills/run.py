@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ def undo_fault(systems: Systems, drill: Drill, *, by: str) -> None:
 def measure_data_loss(systems: Systems, drill: Drill) -> dict[str, Any]:
     """Which acknowledged writes the survivors have, while the site is away: afterwards the lost site fills the gap.
 
-    :return: ``rpo_seconds`` (``None``: no acknowledged write survived), number of ``lost`` writes, ``last_survivor`` (key), of the drilled service's dataset
+    :return: of the drilled service's dataset: ``rpo_seconds`` (``None``: no acknowledged write survived),
+        ``lost_writes`` (how many) and ``last_survivor`` (key)
     """
     injection = find_injection(systems.home, drill.id)
     if injection is None or injection.lost_at is None:
@@ -88,6 +89,14 @@ def measure_data_loss(systems: Systems, drill: Drill) -> dict[str, Any]:
     }
 
 
+def record_refusal(systems: Systems, drill: Drill, reasons: Sequence[str], *, run: str) -> Record:
+    """Leave evidence of a drill that was not started, and why."""
+    ledger, key = systems.ledger(), f"drill/{drill.id}"
+    facts = {"outcome": "refused", "verdict": "unknown", "reasons": list(reasons), "run": run}
+    subject = f"{drill.scenario}/{drill.service}/{drill.site}"
+    return ledger.written(key) or ledger.append("drill", subject, facts, once=key)
+
+
 def record_drill(
     systems: Systems, drill: Drill, *, data_loss: Mapping[str, Any] | None, run: str, problem: str | None = None
 ) -> Record:
@@ -96,21 +105,28 @@ def record_drill(
     :param data_loss: result of ``measure_data_loss``; ``None`` where it could not be measured: then RPO is unknown
     :param problem: what went wrong in the drill itself, e.g. that it was aborted
     """
-    injection = find_injection(systems.home, drill.id)
-    ledger = systems.ledger()
-    facts: dict[str, Any] = {"run": run, "problem": problem}
-    if injection is None or injection.lost_at is None:
-        facts |= {"outcome": "not injected", "verdict": "unknown"}
-    else:
-        facts |= _measure(systems, drill, injection, data_loss)
-        if problem and facts["verdict"] == "met":
-            facts["verdict"] = "unknown"
-    record = ledger.append("drill", f"{drill.scenario}/{drill.service}/{drill.site}", facts, once=f"drill/{drill.id}")
+    ledger, key = systems.ledger(), f"drill/{drill.id}"
+    record = ledger.written(key) or ledger.append(
+        "drill",
+        f"{drill.scenario}/{drill.service}/{drill.site}",
+        {"run": run, "problem": problem, **_facts(systems, drill, data_loss, problem)},
+        once=key,
+    )
     lease = ledger.current_lease("drill")
     if lease is not None and lease.holder == drill.id:
         ledger.release_lease(Lease("drill", drill.id, lease.token, lease.expires_at))
     anchor(ledger, systems.stores())
     return record
+
+
+def _facts(systems: Systems, drill: Drill, data_loss: Mapping[str, Any] | None, problem: str | None) -> dict[str, Any]:
+    injection = find_injection(systems.home, drill.id)
+    if injection is None or injection.lost_at is None:
+        return {"outcome": "not injected", "verdict": "unknown"}
+    facts = _measure(systems, drill, injection, data_loss)
+    if problem and facts["verdict"] == "met":
+        facts["verdict"] = "unknown"
+    return facts
 
 
 def _measure(

@@ -75,7 +75,8 @@ def decide_failover(
     if lost_site not in estate.site_names:
         raise Refused("failover", [f"the estate has no site {lost_site}; it has {', '.join(estate.site_names)}"])
     closing = ledger.take_lease(f"site:{lost_site}", holder, LEASE_TTL)
-    ledger.append("loss", lost_site, {"reasons": list(reasons), "run": holder}, once=f"loss/{lost_site}/{holder}")
+    if not ledger.written(key := f"loss/{lost_site}/{holder}"):
+        ledger.append("loss", lost_site, {"reasons": list(reasons), "run": holder}, once=key)
     gateway.close_site(lost_site, token=closing.token)
     ledger.release_lease(closing)  # it only ordered the closing; the return of the site takes its own
 
@@ -88,12 +89,9 @@ def decide_failover(
             plans.append(_plan(systems, service, lost_site, holder))
         except Refused as refusal:
             refusals += refusal.reasons
-            ledger.append(
-                "failover",
-                service.name,
-                {"from": lost_site, "outcome": "refused", "reasons": list(refusal.reasons), "run": holder},
-                once=f"failover/{service.name}/{holder}",
-            )
+            if not ledger.written(key := f"failover/{service.name}/{holder}"):
+                facts = {"from": lost_site, "outcome": "refused", "reasons": list(refusal.reasons), "run": holder}
+                ledger.append("failover", service.name, facts, once=key)
     if refusals and not plans:
         raise Refused("failover", refusals)
     return plans
@@ -253,7 +251,8 @@ def record_failover(systems: Systems, plan: FailoverPlan, steps: Mapping[str, An
         "token": plan.token,
         "run": plan.holder,
     }
-    record = ledger.append("failover", plan.service, facts, once=f"failover/{plan.service}/{plan.holder}")
+    key = f"failover/{plan.service}/{plan.holder}"
+    record = ledger.written(key) or ledger.append("failover", plan.service, facts, once=key)
     ledger.release_lease(plan.lease)
     anchor(ledger, systems.stores())
     return record

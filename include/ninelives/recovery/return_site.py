@@ -55,7 +55,8 @@ def reopen_site(systems: Systems, site: str, *, holder: str) -> Record:
     lease = ledger.take_lease(f"site:{site}", holder, LEASE_TTL)
     gateway.open_site(site, token=lease.token)
     facts = {"verdicts": verdicts, "problems": problems, "token": lease.token, "run": holder}
-    record = ledger.append("return", site, facts, once=f"return/{site}/{holder}")
+    key = f"return/{site}/{holder}"
+    record = ledger.written(key) or ledger.append("return", site, facts, once=key)
     ledger.release_lease(lease)
     anchor(ledger, systems.stores())
     return record

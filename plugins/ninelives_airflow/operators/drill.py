@@ -41,6 +41,7 @@ class CheckPreflightOperator(EstateOperator, SkipMixin):
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.drills.preflight import check_preflight, resolve_site
+        from ninelives.drills.run import record_refusal
         from ninelives.drills.scenario import Drill
         from ninelives.errors import Refused
 
@@ -49,17 +50,7 @@ class CheckPreflightOperator(EstateOperator, SkipMixin):
         drill = Drill(drill_id(context["run_id"]), self.scenario, self.service, site)
         preflight = check_preflight(systems, drill)
         if preflight.reasons and not dry_run:
-            systems.ledger().append(
-                "drill",
-                f"{drill.scenario}/{drill.service}/{drill.site}",
-                {
-                    "outcome": "refused",
-                    "verdict": "unknown",
-                    "reasons": list(preflight.reasons),
-                    "run": context["run_id"],
-                },
-                once=f"drill/{drill.id}",
-            )
+            record_refusal(systems, drill, preflight.reasons, run=context["run_id"])
             raise Refused("drill", preflight.reasons)
         plan = {
             "id": drill.id,
