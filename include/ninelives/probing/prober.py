@@ -96,7 +96,7 @@ class Prober:
             while not stop.is_set():
                 now = await self._sleep(self._due(self._slot))
                 due = self._due(self._slot)
-                if now < due:
+                if now < due or stop.is_set():
                     continue
                 if now - due > self._stall:
                     self._miss(now)

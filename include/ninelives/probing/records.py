@@ -136,7 +136,7 @@ def distinct(table: pa.Table) -> pa.Table:
     """Each slot once: a merged file stands beside the files it replaces when the prober was killed in between."""
     keyed = table.select(_KEY).append_column("row", pa.array(np.arange(table.num_rows)))
     first = keyed.group_by(_KEY, use_threads=False).aggregate([("row", "min")]).column("row_min")
-    return table if len(first) == table.num_rows else table.take(pc.sort_indices(first))
+    return table if len(first) == table.num_rows else table.take(np.sort(first.to_numpy()))
 
 
 def read_file(path: Path) -> pa.Table:
