@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from ninelives.cli import drill, estate, evidence, gate, prober, replicate, stack
+from ninelives.cli import drill, estate, evidence, feeder, gate, prober, replicate, stack
 from ninelives.cli.common import ExitCode, errors
 from ninelives.cli.demo import demo
 from ninelives.cli.status import status
@@ -22,6 +22,7 @@ app.add_typer(stack.app, name="stack", help="The local estate: real processes on
 app.add_typer(replicate.app, name="replicate", help="Verified copies of data and models at other sites.")
 app.add_typer(estate.app, name="estate", help="The declared estate.")
 app.add_typer(prober.app, name="prober", help="Golden requests on a fixed schedule: what users get.")
+app.add_typer(feeder.app, name="feeder", help="A stream of acknowledged writes.")
 app.add_typer(drill.app, name="drill", help="Deliberate losses, and what users felt.")
 app.command()(status)
 app.command()(demo)

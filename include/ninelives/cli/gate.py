@@ -25,13 +25,14 @@ def _group() -> None:
 def run(
     dataset: Annotated[str, typer.Argument(help="As declared in the estate.")],
     site: Annotated[str | None, typer.Option(help="Whose copy; by default every site that has one.")] = None,
-    reread: Annotated[bool, typer.Option("--reread", help="Read every object again: finds bits that rotted.")] = False,
+    reread: Annotated[bool, typer.Option("--reread", help="Read every object again, however much that is.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge a dataset and record the verdict. Exit 0 if it may serve (pass or warn), 3 if not (block or error)."""
     from ninelives.adapters.connected import ConnectedEstate
     from ninelives.errors import Refused
     from ninelives.gates.evidence import run_gate
+    from ninelives.gates.local import REREAD_BYTES
 
     systems = ConnectedEstate.of_home(Home.from_environment())
     declared = systems.estate.dataset_by_name.get(dataset)
@@ -41,7 +42,7 @@ def run(
     for where in [site] if site else [declared.primary, *declared.copies]:
         if not as_json:
             console.print(f"Judging {dataset} at {where} …", markup=False)
-        answers.append((where, *run_gate(systems, dataset, where, trust_times=not reread)))
+        answers.append((where, *run_gate(systems, dataset, where, reread_bytes=None if reread else REREAD_BYTES)))
     documents = [
         {"dataset": dataset, "site": where, **result.facts(), "evidence": record.seq}
         for where, result, record in answers

@@ -177,7 +177,5 @@ def _run_onnx(name: str, onnx: bytes, frame: Any) -> npt.NDArray[np.float64]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
-    feeds = {
-        feature: frame[[feature]].to_numpy(dtype=object if feature in TEXT else np.int64) for feature in FEATURES
-    }
+    feeds = {feature: frame[[feature]].to_numpy(dtype=object if feature in TEXT else np.int64) for feature in FEATURES}
     return np.asarray(session.run([OUTPUTS[name]], feeds)[0], dtype=np.float64).ravel()
