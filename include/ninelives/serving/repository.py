@@ -157,7 +157,8 @@ class Repository:
         if current and (current.digest, current.version) == (pointer.sha256, pointer.version):
             self._reasons[name] = ""
             return current
-        model = OnnxModel(name, pointer.version, pointer.sha256, self._bytes(name, pointer, read_store=read_store))
+        data, fresh = self._bytes(name, pointer, read_store=read_store)
+        model = OnnxModel(name, pointer.version, pointer.sha256, data)
         for _ in range(WARM_UP_PASSES):
             for inputs, outputs in pointer.golden:
                 try:
@@ -169,17 +170,19 @@ class Repository:
                         f"model {name} version {model.version} is not the model that was released: for {inputs} it "
                         f"answers {dict(got)}, the release says {outputs}"
                     )
+        if fresh:
+            self._keep(_object_file(name, pointer.sha256), data)
         with self._lock:
             self._models[name] = model
             self._reasons[name] = ""
         log.info("%s version %s is ready", name, model.version)
         return model
 
-    def _bytes(self, name: str, pointer: Pointer, *, read_store: bool) -> bytes:
-        """The object, from the cache where a good copy is, verified in any case."""
+    def _bytes(self, name: str, pointer: Pointer, *, read_store: bool) -> tuple[bytes, bool]:
+        """The object, verified, and whether it is fresh from the store; from the cache where a good copy is."""
         kept = self._kept(_object_file(name, pointer.sha256))
         if kept is not None and hashlib.sha256(kept).hexdigest() == pointer.sha256:
-            return kept
+            return kept, False
         if not read_store:
             raise Unavailable(f"no good copy of {name} version {pointer.version} is cached")
         data = self._store.get(BUCKET, pointer.object)
@@ -190,8 +193,7 @@ class Repository:
                 f"{BUCKET}/{pointer.object} at site {self._store.site} has sha256 {found}, the release says "
                 f"{pointer.sha256}; copy it again from another site"
             )
-        self._keep(_object_file(name, pointer.sha256), data)
-        return data
+        return data, True
 
     def _load_cached(self, name: str) -> None:
         data = self._kept(f"{name}/release.json")
