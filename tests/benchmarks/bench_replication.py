@@ -36,49 +36,49 @@ def timed(what: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
+def measure(paris: Site, folder: Path, number: int, objects: int, size: int) -> dict[str, float]:
+    """One round, into two empty targets; seconds."""
+    bare, proven = Site("bare", folder / f"bare{number}"), Site("dublin", folder / f"dublin{number}")
+    try:
+        bare.start()
+        proven.start()
+        copier = RcloneCopier()
+        link = Link(paris.store, proven.store, copier, paris.connection, proven.connection)
+        ends = (link.source, link.target, copier, paris.connection, proven.connection)
+        link.target.ping()
+        # Without a manifest the first run hashes the source as well.
+        link.source.delete("data", "_manifests/flights.json")
+        seconds = {
+            "rclone": timed(lambda: copier.copy(paris.connection, bare.connection, bucket="data", prefix="flights")),
+            "first": timed(lambda: replicate("flights", *ends)),
+            "unchanged": timed(lambda: replicate("flights", *ends)),
+        }
+        for n in range(max(1, objects // 100)):
+            link.source.put("data", f"flights/new{number}/{n}", os.urandom(size))
+        seconds["one_percent"] = timed(lambda: replicate("flights", *ends))
+        seconds["reconcile"] = timed(lambda: reconcile_stores("flights", [], link))
+        return seconds
+    finally:
+        bare.kill()
+        proven.kill()
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--objects", type=int, default=365)
     arguments.add_argument("--size", type=int, default=50_000, help="bytes per object")
     arguments.add_argument("--rounds", type=int, default=5)
     options = arguments.parse_args()
-    seconds: dict[str, list[float]] = {
-        name: [] for name in ("rclone", "first", "unchanged", "one_percent", "reconcile")
-    }
     folder = Path(tempfile.mkdtemp(prefix="bench-replication-"))
     paris = Site("paris", folder / "paris")
     try:
         paris.fill(options.objects, options.size)
         paris.start()
-        paris.store.ping()
-        for number in range(options.rounds):
-            bare, proven = Site("bare", folder / f"bare{number}"), Site("dublin", folder / f"dublin{number}")
-            try:
-                bare.start()
-                proven.start()
-                copier = RcloneCopier()
-                link = Link(paris.store, proven.store, copier, paris.connection, proven.connection)
-                ends = (link.source, link.target, copier, paris.connection, proven.connection)
-                link.target.ping()
-                # Every round starts without any manifest, so that the first run hashes the source as well.
-                shutil.rmtree(paris.path("_manifests"), ignore_errors=True)
-                paris.store.delete("data", "_manifests/flights.json")
-                seconds["rclone"].append(
-                    timed(lambda: copier.copy(paris.connection, bare.connection, bucket="data", prefix="flights"))
-                )
-                seconds["first"].append(timed(lambda: replicate("flights", *ends)))
-                seconds["unchanged"].append(timed(lambda: replicate("flights", *ends)))
-                for n in range(max(1, options.objects // 100)):
-                    paris.store.put("data", f"flights/new{number}/{n}", os.urandom(options.size))
-                seconds["one_percent"].append(timed(lambda: replicate("flights", *ends)))
-                seconds["reconcile"].append(timed(lambda: reconcile_stores("flights", [], link)))
-            finally:
-                bare.kill()
-                proven.kill()
+        rounds = [measure(paris, folder, n, options.objects, options.size) for n in range(options.rounds)]
     finally:
         paris.kill()
         shutil.rmtree(folder, ignore_errors=True)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     ratios = {name: round(value / medians["rclone"], 2) for name, value in medians.items()}
     report = {**vars(options), "medians_s": {k: round(v, 3) for k, v in medians.items()}, "ratio_to_rclone": ratios}
     print(json.dumps(report, indent=2))

@@ -249,7 +249,7 @@ def test_a_source_that_is_not_there_is_unavailable_at_once(paris: Site, dublin: 
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="paris"):
         run(paris, dublin)
-    with pytest.raises(Unavailable, match="rclone ended with|went away"):
+    with pytest.raises(Unavailable, match=r"rclone ended with|went away"):
         RcloneCopier().copy(paris.connection, dublin.connection, bucket="data")
     assert time.monotonic() - begun < 15
 
