@@ -76,7 +76,11 @@ _lease_tokens = sa.Table(
     sa.Column("last", sa.BigInteger, nullable=False),
 )
 
+# Built once: building a statement costs SQLAlchemy more than running it costs the database.
 _LAST = sa.select(_records).order_by(_records.c.seq.desc()).limit(1)
+_INSERT = sa.insert(_records)
+_LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number")))
+_CLOCK = sa.select(sa.func.clock_timestamp())
 
 # Advisory lock numbers, ours alone in the ledger's database.
 _RECORDS_LOCK, _LEASES_LOCK, _MIGRATION_LOCK = 0x6E6C5245, 0x6E6C4C45, 0x6E6C4D49
@@ -97,6 +101,7 @@ class SqlLedger:
     def __init__(self, url: str | URL, *, timeout: float = 5.0) -> None:
         self._timeout = timeout
         self._engine = _engine(url, timeout)
+        self._writing = self._engine.execution_options(ninelives_writes=True)
         self._where = _where(self._engine.url)
 
     @classmethod
@@ -160,7 +165,7 @@ class SqlLedger:
                 once=once,
             )
             values = {**vars(record), "hash": _hash(record)}
-            connection.execute(sa.insert(_records).values({**values, "facts": text, "at": timestamp(record.at)}))
+            connection.execute(_INSERT, {**values, "facts": text, "at": timestamp(record.at)})
         return replace(record, hash=values["hash"])
 
     def records(
@@ -260,11 +265,11 @@ class SqlLedger:
     @contextmanager
     def _transaction(self, *, lock: int | None = None) -> Iterator[sa.Connection]:
         """One transaction; with ``lock`` the only one of its sort. Database errors come out as ours."""
-        engine = self._engine.execution_options(ninelives_writes=lock is not None)
+        engine = self._engine if lock is None else self._writing
         with _translated(self._where), engine.connect() as connection, self._deadline(connection), connection.begin():
             if lock is not None and connection.dialect.name == "postgresql":
                 # A statement of its own: the next one must see what the last holder committed.
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+                connection.execute(_LOCK, {"number": lock})
             yield connection
 
     @contextmanager
@@ -313,7 +318,7 @@ def migrate(owner_url: str | URL, writer_role: str | None = None) -> str:
                     raw.cursor().execute("PRAGMA journal_mode = WAL")
             with engine.execution_options(ninelives_writes=True).begin() as connection:
                 if engine.dialect.name == "postgresql":
-                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+                    connection.execute(_LOCK, {"number": _MIGRATION_LOCK})
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
                 if writer_role is not None:
@@ -429,7 +434,7 @@ def _next_token(connection: sa.Connection) -> int:
 def _now(connection: sa.Connection) -> datetime:
     """The database's clock, not the caller's and not the start of the transaction."""
     if connection.dialect.name == "postgresql":
-        moment: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+        moment: datetime = connection.execute(_CLOCK).scalar_one()
         return moment.astimezone(UTC)
     text = connection.execute(sa.select(sa.func.strftime("%Y-%m-%dT%H:%M:%fZ", "now"))).scalar_one()
     return datetime.fromisoformat(text)
