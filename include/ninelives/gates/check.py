@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ninelives.errors import Corrupted
-from ninelives.gates.local import fetch
+from ninelives.gates.local import REREAD_BYTES, fetch
 from ninelives.gates.suite import Suite
 from ninelives.gates.verdict import Evaluation, ExpectationEngine, GateResult, judge
 from ninelives.ports import ObjectStore
@@ -23,7 +23,7 @@ def check_dataset(
     cache: Path,
     engine: ExpectationEngine,
     clock: Callable[[], datetime],
-    trust_times: bool = True,
+    reread_bytes: int | None = REREAD_BYTES,
 ) -> GateResult:
     """Judge the copy of ``dataset`` at ``store``'s site: its manifest, the bytes of every object, then the suite.
 
@@ -31,7 +31,7 @@ def check_dataset(
 
     :param cache: folder for verified objects, shared by sites and datasets
     :param clock: the time now, UTC
-    :param trust_times: see ``gates.local.fetch``
+    :param reread_bytes: see ``gates.local.fetch``
     :raises Unavailable: the store does not answer, or the cache's disk is full
     """
     started = time.monotonic()
@@ -44,7 +44,7 @@ def check_dataset(
         except Corrupted as error:
             evaluation = _not_run(str(error))
         else:
-            evaluation = _evaluate(dataset, store, manifest, suite, cache, engine, trust_times)
+            evaluation = _evaluate(dataset, store, manifest, suite, cache, engine, reread_bytes)
     now = clock()
     return judge(
         suite,
@@ -63,13 +63,13 @@ def _evaluate(
     suite: Suite,
     cache: Path,
     engine: ExpectationEngine,
-    trust_times: bool,
+    reread_bytes: int | None,
 ) -> Evaluation:
     if manifest is None:
         return _not_run(f"{store.site} has no manifest of {dataset}: its copy was never complete; run replicate_data")
     if not manifest.objects:
         return _not_run(f"the manifest of {dataset} at {store.site} lists no objects")
-    copy = fetch(store, manifest, cache, trust_times=trust_times)
+    copy = fetch(store, manifest, cache, reread_bytes=reread_bytes)
     if copy.problems:
         return _not_run(*copy.problems)
     return engine.evaluate(suite, copy.files)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from ninelives.errors import Corrupted, Refused
 from ninelives.gates.check import check_dataset
+from ninelives.gates.local import REREAD_BYTES
 from ninelives.gates.suite import load_suite, suite_path
 from ninelives.gates.verdict import GateResult, Verdict
 from ninelives.ports import Ledger, Record, Systems
@@ -56,10 +57,12 @@ def fresh_verdict(
     return None
 
 
-def run_gate(systems: Systems, dataset: str, site: str, *, trust_times: bool = True) -> tuple[GateResult, Record]:
+def run_gate(
+    systems: Systems, dataset: str, site: str, *, reread_bytes: int | None = REREAD_BYTES
+) -> tuple[GateResult, Record]:
     """Judge what ``site`` holds of ``dataset`` now and leave the verdict, whatever it is, in the ledger.
 
-    :param trust_times: see ``gates.local.fetch``
+    :param reread_bytes: see ``gates.local.fetch``
     :raises EstateError: the suite cannot be used
     :raises Refused: the estate has no such dataset or site
     :raises Unavailable: the store or the ledger does not answer
@@ -74,7 +77,7 @@ def run_gate(systems: Systems, dataset: str, site: str, *, trust_times: bool = T
         cache=systems.home.cache,
         engine=systems.expectations(),
         clock=lambda: datetime.now(UTC),
-        trust_times=trust_times,
+        reread_bytes=reread_bytes,
     )
     return result, record(systems.ledger(), dataset, site, result)
 

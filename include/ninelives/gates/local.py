@@ -1,8 +1,9 @@
 """A site's copy of a dataset on this machine's disk, byte for byte what its manifest says.
 
-The cache is addressed by content, so sites and datasets share it and only new objects are fetched. An index per site
-remembers when an object was read and matched: it is read again as soon as its size or time of change at the site is
-another one, or when the caller does not want to trust that.
+The cache is addressed by content, so sites and datasets share it. An index per site remembers which objects were read
+there and matched. An object is read again as soon as the site lists another size or time of change for it; but bits rot
+without that, and some stores list what they remember. So every run also reads again the objects that it has not read
+for longest, up to a budget: all of a small dataset, a rotating part of a large one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from ninelives.errors import Unavailable
@@ -23,7 +25,11 @@ from ninelives.replication.manifest import BUCKET, Manifest, ManifestObject
 
 MAX_BYTES = 20 * 2**30
 """What the cache may hold beyond the dataset at hand."""
+REREAD_BYTES = 256 * 2**20
+"""Bytes read again in each run of objects that look unchanged; at 100 MB/s less than the engine takes to start."""
 _WORKERS = 8
+_Seen = list[str | int]
+"""SHA-256, size in bytes, time of change, and number of the run that last read it."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +41,33 @@ class LocalCopy:
 
 
 def fetch(
-    store: ObjectStore, manifest: Manifest, cache: Path, *, trust_times: bool = True, max_bytes: int = MAX_BYTES
+    store: ObjectStore,
+    manifest: Manifest,
+    cache: Path,
+    *,
+    reread_bytes: int | None = REREAD_BYTES,
+    max_bytes: int = MAX_BYTES,
 ) -> LocalCopy:
     """Bring the objects of ``manifest`` here and verify each against its size and SHA-256.
 
-    :param trust_times: take an object that did not change its size and time of change since it was last read and
-        verified as still intact; bits that rot on the site's disk touch neither
+    :param reread_bytes: how much of what looks unchanged is read again; ``None``: all of it
     :raises Unavailable: the store does not answer, or the cache's disk is full
     """
     try:
-        return _fetch(store, manifest, cache, trust_times, max_bytes)
+        return _fetch(store, manifest, cache, reread_bytes, max_bytes)
     except OSError as error:
         raise Unavailable(f"the gate's cache {cache} cannot be written: {error}; free some space") from error
 
 
-def _fetch(store: ObjectStore, manifest: Manifest, cache: Path, trust_times: bool, max_bytes: int) -> LocalCopy:
+def _fetch(store: ObjectStore, manifest: Manifest, cache: Path, reread_bytes: int | None, max_bytes: int) -> LocalCopy:
     objects = cache / "objects"
     objects.mkdir(parents=True, exist_ok=True)
     index = cache / "index" / store.site / f"{manifest.dataset}.json"
-    verified = _read_index(index) if trust_times else {}
+    verified = _read_index(index)
+    run = 1 + max((int(entry[3]) for entry in verified.values()), default=0)
     there = {info.key: info for info in store.list(BUCKET, f"{manifest.dataset}/")}
-    seen = {o.key: _state(o, there[o.key]) for o in manifest.objects if o.key in there}
-
     wanted: list[ManifestObject] = []
+    unchanged: list[ManifestObject] = []
     problems: dict[str, str] = {}
     for listed in manifest.objects:
         info = there.get(listed.key)
@@ -67,17 +77,39 @@ def _fetch(store: ObjectStore, manifest: Manifest, cache: Path, trust_times: boo
             problems[listed.key] = (
                 f"{listed.key} at {store.site} has {info.size} bytes, the manifest says {listed.size}"
             )
-        elif verified.get(listed.key) != seen[listed.key] or not _is_cached(objects / listed.sha256, listed.size):
+        elif verified.get(listed.key, [])[:3] == _state(listed, info) and _is_cached(
+            objects / listed.sha256, info.size
+        ):
+            unchanged.append(listed)
+        else:
             wanted.append(listed)
+    unchanged.sort(key=lambda o: int(verified[o.key][3]))
+    wanted += _within(unchanged, reread_bytes)
     problems |= _read_and_verify(store, wanted, objects)
     files = {o.key: objects / o.sha256 for o in manifest.objects if o.key not in problems}
-    _write_index(index, {key: seen[key] for key in files})
+    read_now = {listed.key for listed in wanted}
+    _write_index(
+        index,
+        {
+            o.key: [*_state(o, there[o.key]), run if o.key in read_now else verified[o.key][3]]
+            for o in manifest.objects
+            if o.key in files
+        },
+    )
     _evict(objects, keep={path.name for path in files.values()}, max_bytes=max_bytes)
     return LocalCopy(files, tuple(problems.values()))
 
 
-def _state(listed: ManifestObject, info: ObjectInfo) -> list[str | int]:
+def _state(listed: ManifestObject, info: ObjectInfo) -> _Seen:
     return [listed.sha256, info.size, info.modified.isoformat()]
+
+
+def _within(ordered: Sequence[ManifestObject], budget: int | None) -> Sequence[ManifestObject]:
+    """As many of the first as fit, and at least one: the rotation must not stop at an object above the budget."""
+    if budget is None:
+        return ordered
+    total = accumulate(o.size for o in ordered)
+    return [o for n, (o, size) in enumerate(zip(ordered, total, strict=True)) if size <= budget or (n == 0 and budget)]
 
 
 def _is_cached(path: Path, size: int) -> bool:
@@ -96,7 +128,9 @@ def _read_and_verify(store: ObjectStore, wanted: Sequence[ManifestObject], objec
             return listed.key, f"{listed.key} disappeared from {store.site} while it was read"
         if (actual := hashlib.sha256(data).hexdigest()) != listed.sha256:
             return listed.key, f"{listed.key} at {store.site} hashes to {actual}, the manifest says {listed.sha256}"
-        _put(objects / listed.sha256, data)
+        local = objects / listed.sha256
+        if not (_is_cached(local, len(data)) and local.read_bytes() == data):
+            _put(local, data)
         return None
 
     if not wanted:
@@ -124,16 +158,16 @@ def _put(path: Path, data: bytes) -> None:
         raise
 
 
-def _read_index(path: Path) -> dict[str, list[str | int]]:
+def _read_index(path: Path) -> dict[str, _Seen]:
     """Empty when it is missing or unreadable: everything is then read again."""
     try:
         index = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return {str(key): [str(sha), int(size), str(at), int(run)] for key, (sha, size, at, run) in index.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    return index if isinstance(index, dict) else {}
 
 
-def _write_index(path: Path, index: Mapping[str, list[str | int]]) -> None:
+def _write_index(path: Path, index: Mapping[str, _Seen]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     _put(path, json.dumps(index).encode())
 

@@ -63,11 +63,28 @@ def test_only_new_objects_are_read_again(store: CountingStore, cache: Path) -> N
     os.utime(store.folder / BUCKET / key(1), (1, 1))
     fetch(store, manifest, cache)
     store.read.clear()
-    fetch(store, manifest, cache)
+    fetch(store, manifest, cache, reread_bytes=0)
     assert store.read == []
     os.utime(store.folder / BUCKET / key(2), (2, 2))
-    fetch(store, manifest, cache)
+    fetch(store, manifest, cache, reread_bytes=0)
     assert store.read == [key(2)]
+
+
+def test_every_object_is_read_again_in_turn_within_the_budget(store: CountingStore, cache: Path) -> None:
+    manifest = fill(store, b"one", b"two", b"333", b"4444", b"55555")
+    fetch(store, manifest, cache)
+    rounds = []
+    for _ in range(4):
+        store.read.clear()
+        fetch(store, manifest, cache, reread_bytes=6)
+        rounds.append(sorted(store.read))
+    assert rounds == [[key(1), key(2)], [key(3)], [key(4)], [key(5)]]
+    store.read.clear()
+    fetch(store, manifest, cache, reread_bytes=1)
+    assert store.read == [key(1)], "one at least, or the rotation would stop at a large object"
+    store.read.clear()
+    fetch(store, manifest, cache, reread_bytes=None)
+    assert len(store.read) == 5
 
 
 def test_the_same_object_at_another_site_is_read_there_too(store: CountingStore, cache: Path, tmp_path: Path) -> None:
@@ -101,15 +118,15 @@ def test_an_object_that_is_not_what_the_manifest_says_is_named(
     assert list(copy.files) == [key(2)]
 
 
-def test_bits_that_rot_without_a_trace_are_found_when_times_are_not_trusted(store: CountingStore, cache: Path) -> None:
+def test_bits_that_rot_without_a_trace_are_found_by_reading_again(store: CountingStore, cache: Path) -> None:
     manifest = fill(store, b"one")
     path = store.folder / BUCKET / key(1)
     before = path.stat()
     fetch(store, manifest, cache)
     path.write_bytes(b"0ne")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert fetch(store, manifest, cache).problems == ()
-    assert "hashes to" in fetch(store, manifest, cache, trust_times=False).problems[0]
+    assert fetch(store, manifest, cache, reread_bytes=0).problems == ()
+    assert "hashes to" in fetch(store, manifest, cache).problems[0]
 
 
 def test_a_damaged_object_stays_damaged_until_it_was_read_well_again(store: CountingStore, cache: Path) -> None:

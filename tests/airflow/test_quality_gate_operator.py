@@ -1,0 +1,94 @@
+"""The gate as a task: what fails for good, what is tried again, and what ends up in XCom."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from support.gate import GatedSite, days, flights, gated_site, publish
+
+from ninelives_airflow.operators.gate import QualityGateOperator
+
+pytestmark = [pytest.mark.airflow, pytest.mark.stack, pytest.mark.slow]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedSite]:
+    with gated_site(tmp_path) as site:
+        monkeypatch.setenv("NINELIVES_HOME", str(site.home.root))
+        for conn_id, connection in site.connections.items():
+            monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+        yield site
+
+
+def gate() -> QualityGateOperator:
+    return QualityGateOperator(task_id="verify_flights", dataset="flights", site="dublin")
+
+
+def run(operator: QualityGateOperator) -> Any:
+    return operator.execute({})  # type: ignore[arg-type]
+
+
+def test_a_pass_returns_a_small_dict_and_a_no_fails_for_good_with_every_reason(site: GatedSite) -> None:
+    year = flights()
+    january = year.filter(pc.equal(year["month"], 1))
+    objects = days(january)
+    manifest = publish(site.store, objects)
+    answer = run(gate())
+    assert answer == {
+        "verdict": "pass",
+        "rows": january.num_rows,
+        "expectations": answer["expectations"],
+        "failures": 0,
+        "suite_sha256": answer["suite_sha256"],
+        "fingerprint": manifest.fingerprint,
+        "evidence": 1,
+    }
+    assert len(json.dumps(answer)) < 400
+
+    without = days(january.filter(pc.equal(january["day"], 31)).drop_columns(["carrier"]))
+    publish(site.store, objects | without)
+    operator = gate()
+    with pytest.raises(AirflowFailException, match=r"block.*schema of carrier.*missing.*see evidence 2"):
+        run(operator)
+    assert operator.evidence == 2
+
+
+def test_data_that_cannot_be_judged_fails_for_good(site: GatedSite) -> None:
+    with pytest.raises(AirflowFailException, match=r"error.*has no manifest of flights"):
+        run(gate())
+
+
+def test_a_store_that_does_not_answer_is_tried_again(site: GatedSite) -> None:
+    site.processes.lose()
+    with pytest.raises(AirflowException) as caught:
+        run(gate())
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_the_fields_can_be_templates_and_nothing_heavy_is_imported_for_it() -> None:
+    assert set(QualityGateOperator.template_fields) == {"dataset", "site"}
+    program = (
+        "import sys, airflow.sdk; before = set(sys.modules)\n"
+        "from ninelives_airflow.operators.gate import QualityGateOperator\n"
+        "QualityGateOperator(task_id='t', dataset='{{ params.d }}', site='{{ params.s }}')\n"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before}\n"
+        "heavy = new & {'great_expectations', 'duckdb', 'pandas', 'pyarrow', 'boto3', 'mlflow'}\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,102 @@
+"""The gate on a real site: its bytes over S3, its verdicts in PostgreSQL, and what a failover may make of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+from support.gate import GatedSite, days, flights, gated_site, publish
+from typer.testing import CliRunner
+
+from ninelives.cli import app
+from ninelives.cli.common import ExitCode
+from ninelives.errors import Refused, Unavailable
+from ninelives.gates.evidence import run_gate, usable_verdict
+from ninelives.gates.verdict import Verdict
+from ninelives.ports import Record
+from ninelives.replication.manifest import BUCKET, manifest_key
+
+pytestmark = [pytest.mark.stack, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def january() -> dict[str, bytes]:
+    year = flights()
+    return days(year.filter(pc.equal(year["month"], 1)))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[GatedSite]:
+    with gated_site(tmp_path) as site:
+        yield site
+
+
+def newest(site: GatedSite) -> Record:
+    return site.systems().ledger().records(kind="gate", subject="flights@dublin", limit=1)[0]
+
+
+def test_a_failover_waits_for_the_gate_once_and_then_looks_it_up(site: GatedSite, january: dict[str, bytes]) -> None:
+    manifest = publish(site.store, january)
+    first = usable_verdict(site.systems(), "flights", "dublin")
+    assert first.facts["verdict"] == "pass"
+    assert first.facts["rows"] == 27_004
+    assert first.facts["fingerprint"] == manifest.fingerprint
+    assert usable_verdict(site.systems(), "flights", "dublin") == first, "a fresh verdict is not asked for again"
+
+    last = sorted(january)[-1]
+    publish(site.store, {key: data for key, data in january.items() if key != last})
+    second = usable_verdict(site.systems(), "flights", "dublin")
+    assert second.seq > first.seq, "other data needs a verdict of its own"
+
+    victim = site.disk(sorted(january)[3])
+    rotten = bytearray(victim.read_bytes())
+    rotten[len(rotten) // 2] ^= 1
+    victim.write_bytes(rotten)
+    result, record = run_gate(site.systems(), "flights", "dublin")
+    assert result.verdict is Verdict.ERROR
+    assert sorted(january)[3] in result.errors[0]
+    with pytest.raises(Refused, match=f"hashes to.*see evidence {record.seq + 1}"):
+        usable_verdict(site.systems(), "flights", "dublin")
+
+
+def test_a_site_without_a_whole_copy_is_refused_with_evidence(site: GatedSite, january: dict[str, bytes]) -> None:
+    with pytest.raises(Refused, match="has no manifest of flights"):
+        usable_verdict(site.systems(), "flights", "dublin")
+    assert newest(site).facts["verdict"] == "error"
+
+    publish(site.store, january)
+    site.store.put(BUCKET, manifest_key("flights"), b'{"dataset": "flights", "objects": [')
+    with pytest.raises(Refused, match="cannot be trusted"):
+        usable_verdict(site.systems(), "flights", "dublin")
+
+    publish(site.store, january)
+    site.store.delete(BUCKET, sorted(january)[0])
+    with pytest.raises(Refused, match="and not at dublin"):
+        usable_verdict(site.systems(), "flights", "dublin")
+    assert newest(site).facts["fingerprint"]
+
+
+def test_a_store_that_is_down_is_to_be_tried_again_and_leaves_no_verdict(site: GatedSite) -> None:
+    site.processes.lose()
+    with pytest.raises(Unavailable):
+        run_gate(site.systems(), "flights", "dublin")
+    assert site.systems().ledger().records(kind="gate") == []
+
+
+def test_only_declared_copies_are_judged(site: GatedSite) -> None:
+    with pytest.raises(Refused, match="no such copy"):
+        run_gate(site.systems(), "flights", "berlin")
+
+
+def test_the_command_says_no_with_its_exit_code_and_a_document(
+    site: GatedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NINELIVES_HOME", str(site.home.root))
+    asked = CliRunner().invoke(app, ["gate", "run", "flights", "--site", "dublin", "--json"])
+    assert asked.exit_code == ExitCode.MISSED, asked.output
+    (answer,) = json.loads(asked.stdout)
+    assert answer["verdict"] == "error"
+    assert answer["evidence"] == newest(site).seq
