@@ -26,8 +26,13 @@ def airflow_users(estate: Estate) -> tuple[str, ...]:
     return (*(person.name for person in estate.people), SERVICE_ACCOUNT)
 
 
+def password_name(user: str) -> str:
+    """What the user's password is called among the secrets."""
+    return f"airflow-user-{user}"
+
+
 def passwords(local: LocalEstate) -> dict[str, str]:
-    return {name: local.secrets.token(f"airflow-user-{name}", 12) for name in airflow_users(local.estate)}
+    return {name: local.secrets.token(password_name(name), 12) for name in airflow_users(local.estate)}
 
 
 def settings(local: LocalEstate, project: Path) -> dict[str, dict[str, object]]:
@@ -75,7 +80,6 @@ def settings(local: LocalEstate, project: Path) -> dict[str, dict[str, object]]:
             "scheduler_health_check_threshold": 30,
             "trigger_timeout_check_interval": 5,
             "enable_health_check": False,
-            "parsing_pre_import_modules": True,
         },
         "dag_processor": {
             "parsing_processes": 1,
@@ -85,8 +89,6 @@ def settings(local: LocalEstate, project: Path) -> dict[str, dict[str, object]]:
         },
         "logging": {
             "base_log_folder": local.home.logs / "airflow",
-            "worker_log_server_port": ports.task_logs,
-            "trigger_log_server_port": ports.trigger_logs,
             "logging_level": "INFO",
             "colored_console_log": False,
         },

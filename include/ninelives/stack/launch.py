@@ -69,7 +69,9 @@ def command(local: LocalEstate, program: Program) -> Command:
         case "prober" | "feeder":
             return Command([*python, "ninelives", program.kind, "run"])
         case kind if kind in AIRFLOW_COMPONENTS:
-            return Command([*python, "airflow", kind], airflow_environment(local))
+            # Their log servers would listen on every interface; the API server reads the same folder itself.
+            quiet = ["--skip-serve-logs"] if kind in {"scheduler", "triggerer"} else []
+            return Command([*python, "airflow", kind, *quiet], airflow_environment(local))
     raise Refused("no such program", [f"{program.name} is of the unknown kind {program.kind}"])
 
 

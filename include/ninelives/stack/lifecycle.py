@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
+import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from ninelives.adapters.supervisor import ProcessInfo, Supervisor, SupervisorSite, answers
-from ninelives.errors import Refused, Unavailable
+from ninelives.errors import NinelivesError, Refused, Unavailable
 from ninelives.estate import load_estate
 from ninelives.files import write_atomically
 from ninelives.home import Home
@@ -30,13 +33,16 @@ from ninelives.stack.local import (
     write_record,
 )
 from ninelives.stack.ports import Ports, check_free, port_base
-from ninelives.stack.programs import Part, Program
+from ninelives.stack.programs import Part, Program, programs
 from ninelives.stack.secrets import private_folder
 
 MIN_FREE = 1_000_000_000
 """Bytes that must be free on the disk before anything is started."""
-_PATIENCE = 240.0
-"""Seconds that one step may take; the slowest, Airflow's first start, takes about 60 on two busy cores."""
+log = logging.getLogger(__name__)
+_MOST_LIVES = 3
+"""Starts of one program before it counts as one that cannot live."""
+_PATIENCE = 600.0
+"""Seconds that one step may take. Airflow's start needs 90 CPU seconds, and the cores may be busy with other things."""
 
 
 class Report(Protocol):
@@ -102,7 +108,7 @@ def down(home: Home) -> list[str]:
     if not home.root.exists():
         return []
     with _alone(home):
-        return _down(home, LocalEstate.recorded(home) if read_record(home) else None)
+        return _down(home, _as_recorded(home))
 
 
 def status(home: Home) -> dict[str, Any]:
@@ -147,6 +153,7 @@ class _Start:
         self.supervisor = supervisor
         self.report = report
         self.lost = lost
+        self.cancelled = threading.Event()
 
     def run(self) -> None:
         names = {program.part for program in self.local.programs}
@@ -166,13 +173,21 @@ class _Start:
             steps += replicas
             if Part.GATEWAY in names:
                 steps.append(pool.submit(self._step, "gateway", self._gateway))
-            for step in steps:
-                step.result()
+            self._finish(steps)
             tools = [
                 program for program in self.local.programs if program.part in {Part.KEEPER, Part.FEEDER, Part.PROBER}
             ]
             if tools:
                 self._step(", ".join(tool.name for tool in tools), self._run, tools)
+
+    def _finish(self, steps: list[Future[None]]) -> None:
+        """Return when all are done; when one fails, or the user has enough, let the others give up and raise it."""
+        try:
+            for step in wait(steps, return_when=FIRST_EXCEPTION).done:
+                step.result()
+        except BaseException:
+            self.cancelled.set()
+            raise
 
     def _step(self, name: str, action: Callable[..., None], *arguments: Any) -> None:
         needed = [argument for argument in arguments if isinstance(argument, Future)]
@@ -243,16 +258,21 @@ class _Start:
             self.supervisor.start(program.group, program.name)
         deadline = time.monotonic() + _PATIENCE
         names = {program.name for program in programs}
+        lives: dict[str, set[int | None]] = {name: set() for name in names}
         while True:
             infos = [info for info in self.supervisor.processes() if info.name in names]
             for info in infos:
+                lives[info.name].add(info.pid)
                 if info.state in {"FATAL", "STOPPED", "STOPPING"}:
                     raise self._failure(info.name, f"cannot run ({info.detail or info.state})")
+                if len(lives[info.name] - {None}) > _MOST_LIVES:
+                    raise self._failure(info.name, "ends again and again")
             if all(info.state == "RUNNING" for info in infos) and ready():
                 return
             if time.monotonic() > deadline:
                 raise self._failure(programs[0].name, f"did not answer within {_PATIENCE:.0f} s")
-            time.sleep(0.1)
+            if self.cancelled.wait(0.1):
+                raise Unavailable("given up, because another step failed")
 
     def _failure(self, program: str, what: str) -> Unavailable:
         log = self.local.log_of(program)
@@ -292,12 +312,8 @@ def _prepare(home: Home, estate_path: Path | None, without: frozenset[Part] | No
 
 def _ports_in_use(local: LocalEstate) -> dict[str, int]:
     """Ports of the parts that are started; a lighter stack does not claim the others."""
-    owners = {"gateway": Part.GATEWAY, "airflow": Part.AIRFLOW, "mlflow": Part.MLFLOW}
-    return {
-        what: port
-        for what, port in local.ports.named().items()
-        if owners.get(what.split("-")[0]) not in local.without or what.removesuffix("-store") in local.ports.sites
-    }
+    used = {program.name: port for program in local.programs if (port := local.port_of(program))}
+    return used | ({"gateway-admin": local.ports.gateway_admin} if "gateway" in used else {})
 
 
 def _check_disk(home: Home) -> None:
@@ -314,8 +330,6 @@ def _check_disk(home: Home) -> None:
 
 def _write_connections(local: LocalEstate) -> None:
     """Our connections, beside those that somebody else put into the file."""
-    import json
-
     path = local.home.connections_file
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
     text = json.dumps(known | local.connections(), indent=1)
@@ -361,13 +375,16 @@ def _down(home: Home, local: LocalEstate | None) -> list[str]:
         pid = supervisor.pid()
         running = {info.name: info for info in supervisor.processes() if info.pid}
         stopped = list(running)
-        sites = [info for info in running.values() if info.group.startswith("site-")]
-        _stop(supervisor, set(running) - {"postgres", "mlflow"} - {info.name for info in sites})
-        replicas = [info for info in sites if local.program(info.name).kind == "replica"]
+        drained = {program.name for program in programs(local.estate) if program.kind == "replica"}
+        replicas = [info for info in running.values() if info.name in drained]
+        _stop(supervisor, {"prober", "feeder", "keeper"})  # the end of an estate is not an outage to measure
+        for info in running.values():
+            if not info.group.startswith("site-") and info.name != "postgres":
+                supervisor.stop(info.group, info.name)
         for info in replicas:  # drain, before SIGKILL ends the site
             supervisor.signal(info.group, info.name, "TERM")
         _await_gone({info.pid for info in replicas if info.pid}, patience=5.0)
-        _stop(supervisor, {info.name for info in sites} | {"mlflow"})
+        _stop(supervisor, set(running) - {"postgres"})
         _stop(supervisor, {"postgres"})
         supervisor.call("shutdown")
         _await_gone({pid}, patience=10.0)
@@ -378,6 +395,15 @@ def _down(home: Home, local: LocalEstate | None) -> list[str]:
                 f"cannot stop processes {', '.join(str(process.pid) for process in stayed)}: kill them by hand"
             )
     return stopped
+
+
+def _as_recorded(home: Home) -> LocalEstate | None:
+    """``None`` where the record is missing or spoilt: the processes can be found and ended without it."""
+    try:
+        return LocalEstate.recorded(home)
+    except (NinelivesError, ValueError, KeyError) as error:
+        log.warning("ending processes without the record of the estate: %s", error)
+        return None
 
 
 def _stop(supervisor: Supervisor, names: set[str]) -> None:
@@ -395,11 +421,12 @@ def _stop(supervisor: Supervisor, names: set[str]) -> None:
         time.sleep(0.1)
 
 
-_MOVING = {"RUNNING", "STARTING", "BACKOFF", "STOPPING"}
+# EXITED counts: supervisord starts such a program again at its next look.
+_MOVING = {"RUNNING", "STARTING", "BACKOFF", "STOPPING", "EXITED"}
 
 
 def _await_gone(pids: set[int], patience: float) -> None:
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     found = []
     for pid in pids:
@@ -446,8 +473,12 @@ def _row(local: LocalEstate, program: Program, info: ProcessInfo | None) -> dict
 def _new_passwords(local: LocalEstate) -> dict[str, str]:
     if Part.AIRFLOW in local.without:
         return {}
+    path = local.home.root / "secrets" / "shown.json"
+    shown = set(json.loads(path.read_text("utf-8"))) if path.exists() else set()
     known = airflow.passwords(local)
-    return {name: known[name] for name in known if f"airflow-user-{name}" in local.secrets.made}
+    people = {person.name: known[person.name] for person in local.estate.people}
+    write_atomically(path, json.dumps(sorted(shown | set(people))).encode())
+    return {name: password for name, password in people.items() if name not in shown}
 
 
 def _demo_estate() -> Path:

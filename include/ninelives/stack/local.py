@@ -116,14 +116,14 @@ class LocalEstate:
             },
             "ninelives_mlflow": {
                 "conn_type": "http",
-                "host": f"http://{loopback}",
+                "host": loopback,
                 "port": ports.mlflow,
                 "login": MLFLOW_ADMIN,
                 "password": secrets.token("mlflow-admin"),
             },
             "ninelives_airflow_api": {
                 "conn_type": "http",
-                "host": f"http://{loopback}",
+                "host": loopback,
                 "port": ports.airflow,
                 "login": SERVICE_ACCOUNT,
                 "password": secrets.token(f"airflow-user-{SERVICE_ACCOUNT}"),

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from ninelives.errors import Refused
 
@@ -60,15 +60,6 @@ class Ports:
     def postgres(self) -> int:
         return self.base + 4
 
-    @property
-    def task_logs(self) -> int:
-        """Airflow's scheduler serves the logs of tasks that run there."""
-        return self.base + 5
-
-    @property
-    def trigger_logs(self) -> int:
-        return self.base + 6
-
     def site(self, name: str) -> SitePorts:
         first = self.base + _FIRST_SITE + _PER_SITE * self.sites.index(name)
         return SitePorts(first, tuple(range(first + 1, first + 1 + REPLICAS)))
@@ -81,8 +72,6 @@ class Ports:
             "airflow-api": self.airflow,
             "mlflow": self.mlflow,
             "postgres": self.postgres,
-            "airflow-task-logs": self.task_logs,
-            "airflow-trigger-logs": self.trigger_logs,
         }
         for name in self.sites:
             site = self.site(name)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from ninelives.files import write_atomically
 from ninelives.home import Home

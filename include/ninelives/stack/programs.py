@@ -62,7 +62,7 @@ def programs(estate: Estate, without: frozenset[Part] = frozenset()) -> tuple[Pr
         Program("gateway", "gateway", Part.GATEWAY),
         Program("mlflow", "mlflow", Part.MLFLOW, start_seconds=3),
         *(
-            Program(f"airflow-{component}", component, Part.AIRFLOW, start_seconds=3, stop_wait=15)
+            Program(f"airflow-{component}", component, Part.AIRFLOW, start_seconds=3)
             for component in AIRFLOW_COMPONENTS
         ),
         Program("keeper", "keeper", Part.KEEPER),
