@@ -42,7 +42,7 @@ def register(
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    mlflow.set_tracking_uri(f"http://{connection.host}:{connection.port}")
+    mlflow.set_tracking_uri(f"{connection.host}:{connection.port}")
     try:
         client = mlflow.MlflowClient()
         version = _registered(client, model, digest)

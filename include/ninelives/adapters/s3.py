@@ -81,6 +81,23 @@ class S3ObjectStore:
                 raise
         return body
 
+    def chunks(self, bucket: str, key: str) -> Iterator[bytes] | None:
+        """The object in pieces of 1 MiB, for one that memory should not hold; ``None`` where it does not exist."""
+        from botocore.exceptions import ClientError
+
+        with self._asking(f"read {bucket}/{key}"):
+            try:
+                body = self._client().get_object(Bucket=bucket, Key=key)["Body"]
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+        return self._pieces(body, f"read {bucket}/{key} to its end")
+
+    def _pieces(self, body: Any, what: str) -> Iterator[bytes]:
+        with self._asking(what), body:
+            yield from body.iter_chunks(2**20)
+
     def head(self, bucket: str, key: str) -> ObjectInfo | None:
         from botocore.exceptions import ClientError
 

@@ -50,7 +50,7 @@ class TrainedModel:
     parameters: dict[str, Any]
     example: pa.Table
 
-    def answer(self, rows: Sequence[Features]) -> dict[str, list[Scalar]]:
+    def answer(self, rows: Sequence[Features]) -> dict[str, Sequence[Scalar]]:
         """What the trained model itself answers, not its ONNX copy."""
         frame = pa.table({name: [row[name] for row in rows] for name in FEATURES}).to_pandas()
         return {OUTPUTS[self.name]: [float(value) for value in _predict(self.name, self.native, frame)]}
@@ -70,7 +70,7 @@ def read_days(store: ObjectStore, manifest: Manifest) -> pa.Table:
 
 
 def train(name: str, flights: pa.Table) -> TrainedModel:
-    """Train ``name`` on the earlier days and measure it on the latest tenth of them; the same data gives the same model.
+    """Train ``name`` on the earlier rows and measure it on the latest tenth; the same data gives the same model.
 
     :param flights: rows in the order of their days
     :raises Refused: the ONNX copy answers differently from what was trained
