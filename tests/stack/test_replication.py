@@ -278,6 +278,18 @@ def test_what_an_upload_left_behind_when_its_store_was_killed_is_no_object(paris
     assert scan(dublin.store, "flights", None).objects == ()
 
 
+def test_an_object_larger_than_memory_should_hold_is_hashed_in_pieces(paris: Site) -> None:
+    content = os.urandom(3 * 2**20 + 17)
+    paris.start()
+    paris.store.put("data", "flights/big", content)
+    pieces = paris.store.chunks("data", "flights/big")
+    assert pieces is not None
+    assert [len(piece) for piece in pieces] == [2**20] * 3 + [17]
+    assert paris.store.chunks("data", "flights/none") is None
+    (found,) = scan(paris.store, "flights", None).objects
+    assert (found.size, found.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+
+
 def test_rclone_settings_of_the_user_do_not_leak_in(paris: Site, dublin: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     paris.fill(2, 100)
     paris.start()
