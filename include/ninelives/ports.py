@@ -30,6 +30,12 @@ class Connection:
     schema: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def url(self) -> str:
+        """Of an HTTP service; the host may carry its scheme, as Airflow's http connections do."""
+        host = self.host or ""
+        return f"{host if '://' in host else f'http://{host}'}{f':{self.port}' if self.port else ''}"
+
 
 class Connections(Protocol):
     """Finds a connection by id; raises ``Unavailable`` naming the id where there is none."""

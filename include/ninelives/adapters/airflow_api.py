@@ -34,7 +34,7 @@ class AirflowApi:
 
     @classmethod
     def from_connection(cls, connection: Connection) -> Self:
-        return cls(f"{connection.host}:{connection.port}", connection.login or "", connection.password or "")
+        return cls(connection.url, connection.login or "", connection.password or "")
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any], run_id: str | None = None) -> str:
         """Start a run and return its id; a run id that is there already is not started twice."""

@@ -42,7 +42,7 @@ def register(
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    mlflow.set_tracking_uri(f"{connection.host}:{connection.port}")
+    mlflow.set_tracking_uri(connection.url)
     try:
         client = mlflow.MlflowClient()
         version = _registered(client, model, digest)
@@ -50,7 +50,7 @@ def register(
             version = _log(mlflow, client, model, native, onnx, digest, example, parameters, metrics, data_version)
         client.set_registered_model_alias(model, ALIAS, version)
     except (MlflowException, OSError) as error:
-        raise Unavailable(f"MLflow at {connection.host}:{connection.port}: {error}") from error
+        raise Unavailable(f"MLflow at {connection.url}: {error}") from error
     return version
 
 

@@ -125,7 +125,7 @@ def _next_steps(systems: ConnectedEstate, new_passwords: dict[str, str], seconds
     password = new_passwords.get(operator) or f"in {shown}"
     return (
         f"\nTook {seconds:.0f} s. It goes on running:\n"
-        f"  Airflow   {api.host}:{api.port}   user {operator}, password {password}\n"
+        f"  Airflow   {api.url}   user {operator}, password {password}\n"
         "  look      ninelives status · ninelives drill list · ninelives evidence verify   (in .venv/bin)\n"
         "  again     make demo            stop   make down"
     )
