@@ -29,7 +29,8 @@ class AirflowApi:
     def __init__(self, url: str, login: str, password: str) -> None:
         self.url = url
         self._login = {"username": login, "password": password}
-        self._client = httpx.Client(base_url=url, timeout=httpx.Timeout(15.0, connect=2.0), trust_env=False)
+        # The first requests after a start make Airflow build its schemas: ten seconds of CPU time.
+        self._client = httpx.Client(base_url=url, timeout=httpx.Timeout(60.0, connect=5.0), trust_env=False)
         self._token: str | None = None
 
     @classmethod
