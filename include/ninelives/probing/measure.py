@@ -149,7 +149,8 @@ class _Slots:
     clock_step: float
 
     def are(self, outcomes: Iterable[Outcome]) -> Flags:
-        return np.isin(self.code, [_OUTCOMES.index(outcome) for outcome in outcomes])
+        wanted = set(outcomes)
+        return np.array([outcome in wanted for outcome in _OUTCOMES])[self.code]
 
     def count(self) -> dict[str, int]:
         counts = np.bincount(self.code, minlength=len(_OUTCOMES))
