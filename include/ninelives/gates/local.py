@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,7 +27,8 @@ from ninelives.replication.manifest import BUCKET, Manifest, ManifestObject
 MAX_BYTES = 20 * 2**30
 """What the cache may hold beyond the dataset at hand."""
 REREAD_BYTES = 256 * 2**20
-"""Bytes read again in each run of objects that look unchanged; at 100 MB/s less than the engine takes to start."""
+REREAD_OBJECTS = 1000
+"""What is read again in each run of what looks unchanged: a few seconds' worth, less than the engine takes to start."""
 _WORKERS = 8
 _Seen = list[str | int]
 """SHA-256, size in bytes, time of change, and number of the run that last read it."""
@@ -106,10 +108,10 @@ def _state(listed: ManifestObject, info: ObjectInfo) -> _Seen:
 
 def _within(ordered: Sequence[ManifestObject], budget: int | None) -> Sequence[ManifestObject]:
     """As many of the first as fit, and at least one: the rotation must not stop at an object above the budget."""
-    if budget is None:
-        return ordered
-    total = accumulate(o.size for o in ordered)
-    return [o for n, (o, size) in enumerate(zip(ordered, total, strict=True)) if size <= budget or (n == 0 and budget)]
+    if not budget:
+        return ordered if budget is None else ()
+    totals = list(accumulate(o.size for o in ordered[:REREAD_OBJECTS]))
+    return ordered[: max(1, bisect_right(totals, budget))]
 
 
 def _is_cached(path: Path, size: int) -> bool:
