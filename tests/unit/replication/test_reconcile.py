@@ -101,6 +101,38 @@ def test_damaged_bytes_are_healed_by_the_other_site_and_never_spread(bad: str, g
     assert pair.paris.objects()["flights/1"] == pair.dublin.objects()["flights/1"] == b"one"
 
 
+def test_bytes_that_a_site_has_not_recorded_are_kept_aside_before_they_are_overwritten() -> None:
+    pair = Pair()
+    fill(pair.paris, {"flights/1": b"one"})
+    fill(pair.dublin, {"flights/1": b"one"})
+    write_manifest(pair.paris, scan(pair.paris, "flights", None, pair.now))
+    fill(pair.paris, {"flights/1": b"rewritten in place"})
+    result = run(pair)
+    assert result.healed == ("flights/1",)
+    (aside,) = result.kept_aside
+    for store in (pair.paris, pair.dublin):
+        assert store.objects()[aside.removeprefix("data/")] == b"rewritten in place"
+
+
+@pytest.mark.parametrize("steps", range(9))
+def test_a_conflict_killed_at_each_of_its_steps_is_kept_aside_once(steps: int) -> None:
+    pair = Pair()
+    fill(pair.paris, {"flights/1": b"at paris", "flights/2": b"two"})
+    fill(pair.dublin, {"flights/1": b"at dublin"})
+    for store in (pair.paris, pair.dublin):
+        write_manifest(store, scan(store, "flights", None, pair.now))
+    pair.fuse.steps = steps
+    try:
+        run(pair)
+    except Killed:
+        assert steps < 6  # two copies kept aside, two objects, two manifests
+    pair.fuse.steps = None
+    assert run(pair).fingerprints_equal
+    for store in (pair.paris, pair.dublin):
+        assert store.objects(prefix="flights/") == {"flights/1": b"at dublin", "flights/2": b"two"}
+        assert list(store.objects(prefix="_conflicts/").values()) == [b"at paris"]
+
+
 def test_damaged_bytes_without_a_good_copy_stop_every_run_until_somebody_restores_them() -> None:
     pair = Pair()
     fill(pair.paris, {"flights/1": b"one", "flights/2": b"two"})
