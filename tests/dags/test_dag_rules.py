@@ -122,3 +122,9 @@ def test_the_variable_of_a_task_is_its_id(path: Path) -> None:
                 if keyword.arg == "task_id" and isinstance(node.targets[0], ast.Name):
                     assert isinstance(keyword.value, ast.Constant)
                     assert keyword.value.value == node.targets[0].id
+
+
+def test_the_readme_lists_every_dag_as_its_docstring_says() -> None:
+    script = DAGS[0].parents[1] / "scripts" / "dag_table.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
