@@ -93,7 +93,7 @@ def _program(local: LocalEstate, program: Program) -> list[str]:
         f"stopasgroup={whole_group}",
         "killasgroup=true",
         "redirect_stderr=true",
-        f"stdout_logfile={_text(local.log_of(program.name))}",
+        f"stdout_logfile={_text(_text(local.log_of(program.name)))}",  # supervisord expands this one twice
         "stdout_logfile_maxbytes=10MB",
         "stdout_logfile_backups=1",
     ]
