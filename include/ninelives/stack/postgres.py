@@ -166,7 +166,7 @@ def _unprivileged(data: Path) -> tuple[str, ...]:
         server = subprocess.run(
             [*words, str(binaries() / "postgres"), "--version"], capture_output=True, cwd="/", check=False
         )
-        folder = subprocess.run([*words, "test", "-w", str(data)], capture_output=True, cwd="/", check=False)
+        folder = subprocess.run([*words, "ls", str(data)], capture_output=True, cwd="/", check=False)
         if server.returncode == 0 and folder.returncode == 0:
             return words
     raise Refused(
