@@ -76,10 +76,8 @@ def _log(
     from mlflow.models import infer_signature
 
     mlflow.set_experiment(model)
-    with (
-        mlflow.start_run(tags={DATA_TAG: data_version, DIGEST_TAG: digest}) as run,
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    tags = {DATA_TAG: data_version, DIGEST_TAG: digest}
+    with mlflow.start_run(tags=tags) as run, tempfile.TemporaryDirectory() as folder:
         mlflow.log_params(dict(parameters))
         mlflow.log_metrics(dict(metrics))
         path = Path(folder) / "model.onnx"
@@ -99,6 +97,6 @@ def _log(
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         made = client.create_model_version(
-            model, source=logged.model_uri, run_id=run.info.run_id, tags={DIGEST_TAG: digest, DATA_TAG: data_version}
+            model, source=logged.model_uri, run_id=run.info.run_id, tags=tags, model_id=logged.model_id
         )
     return str(made.version)
