@@ -74,12 +74,27 @@ def _prepare(systems: ConnectedEstate, api: AirflowApi) -> None:
         state = drill.follow_run(api, "train_model", run_id, tell=lambda line: errors.print(line))
         if state != "success":
             raise Unavailable(f"train_model ended as {state}; open {api.url}/dags/train_model/runs/{run_id}")
-    if any(missing(site) for site in systems.estate.site_names):
-        _say("Copying data, models and registry to the standby, and running the gate there")
-        run_id = api.trigger("replicate_data", {})
-        state = drill.follow_run(api, "replicate_data", run_id, tell=lambda line: errors.print(line))
-        if state != "success":
-            raise Unavailable(f"replicate_data ended as {state}; open {api.url}/dags/replicate_data/runs/{run_id}")
+    # The release starts replicate_data by itself; a third run would only wait behind it.
+    if any(missing(site) for site in systems.estate.site_names) or not _is_gated(systems):
+        _say("Copying data, models and registry to the standby, and running the gate on each copy")
+        deadline = time.monotonic() + READY_WITHIN
+        while any(missing(site) for site in systems.estate.site_names) or not _is_gated(systems):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the copies are not complete; open {api.url}/dags/replicate_data")
+            time.sleep(1)
+
+
+def _is_gated(systems: ConnectedEstate) -> bool:
+    """Whether each copy has been judged and may serve, so that a failover finds a verdict."""
+    from ninelives.gates.evidence import opens
+
+    ledger = systems.ledger()
+    for dataset in systems.estate.datasets:
+        for site in (dataset.primary, *dataset.copies):
+            newest = ledger.records(kind="gate", subject=f"{dataset.name}@{site}", limit=1)
+            if not newest or not opens(newest[0]):
+                return False
+    return True
 
 
 def _await_dags(api: AirflowApi, wanted: set[str]) -> None:
