@@ -205,6 +205,22 @@ def test_a_start_that_fails_half_way_names_the_log_and_leaves_nothing_running(
     assert processes.remaining(broken) == []
 
 
+def test_a_start_that_is_told_to_end_leaves_nothing_running(tmp_path: Path) -> None:
+    cut = Home(tmp_path)
+    environment = {**os.environ, "NINELIVES_HOME": str(tmp_path), "NINELIVES_PORT_BASE": str(_free_base())}
+    starting = subprocess.Popen(
+        [sys.executable, "-m", "ninelives", "stack", "up", "--estate", str(DEMO), "--only", ""], env=environment
+    )
+    try:
+        _until(lambda: len(processes.remaining(cut)) >= 3, "nothing was started")
+        starting.send_signal(signal.SIGTERM)
+        assert starting.wait(120) == 128 + signal.SIGTERM
+    finally:
+        starting.kill()
+        starting.wait()
+    assert processes.remaining(cut) == []
+
+
 def test_a_nearly_full_disk_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "MIN_FREE", 10**18)
     monkeypatch.setenv("NINELIVES_PORT_BASE", str(_free_base()))

@@ -16,9 +16,8 @@ from urllib.parse import urlsplit
 from ninelives.errors import Unavailable
 from ninelives.ports import Connection, ProcessState
 
-NOT_RUNNING = 70  # supervisor.xmlrpc.Faults
-ALREADY_STARTED = 60
-BAD_NAME = 10
+_NOT_RUNNING = 70  # supervisor.xmlrpc.Faults
+_ALREADY_STARTED = 60
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,15 @@ class Supervisor:
         url = server if server.startswith("http") else "http://localhost"
         self._proxy = xmlrpc.client.ServerProxy(f"{url.rstrip('/')}/RPC2", transport=transport, allow_none=True)
 
-    def call(self, method: str, *arguments: object) -> Any:
-        """Call ``supervisor.<method>``; a fault that supervisord reports is raised as ``xmlrpc.client.Fault``."""
+    def call(self, method: str, *arguments: object, tolerate: frozenset[int] = frozenset()) -> Any:
+        """Call ``supervisor.<method>``; returns ``None`` for a fault whose code is in ``tolerate``."""
         try:
             return getattr(self._proxy, f"supervisor.{method}")(*arguments)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode in tolerate:
+                return None
+            about = f" {arguments[0]}" if arguments else ""
+            raise Unavailable(f"supervisord did not {method}{about}: {fault.faultString}") from fault
         except xmlrpc.client.ProtocolError as error:
             raise Unavailable(f"supervisord at {self._server} refused {method}: {error.errmsg}") from error
         except (OSError, http.client.HTTPException) as error:
@@ -65,21 +69,14 @@ class Supervisor:
 
     def start(self, group: str, name: str) -> None:
         """Ask for a program to be started and return at once; one that runs already is left alone."""
-        self._call_tolerating({ALREADY_STARTED}, "startProcess", f"{group}:{name}", False)
+        self.call("startProcess", f"{group}:{name}", False, tolerate=frozenset({_ALREADY_STARTED}))
 
     def stop(self, group: str, name: str) -> None:
         """Ask for a program to be stopped and return at once; one that is stopped already is left alone."""
-        self._call_tolerating({NOT_RUNNING}, "stopProcess", f"{group}:{name}", False)
+        self.call("stopProcess", f"{group}:{name}", False, tolerate=frozenset({_NOT_RUNNING}))
 
     def signal(self, group: str, name: str, signal: str) -> None:
-        self._call_tolerating({NOT_RUNNING}, "signalProcess", f"{group}:{name}", signal)
-
-    def _call_tolerating(self, codes: set[int], method: str, *arguments: object) -> None:
-        try:
-            self.call(method, *arguments)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode not in codes:
-                raise Unavailable(f"supervisord could not {method} {arguments[0]}: {fault.faultString}") from fault
+        self.call("signalProcess", f"{group}:{name}", signal, tolerate=frozenset({_NOT_RUNNING}))
 
 
 class SupervisorSite:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,6 +56,8 @@ def start(
     """Start the local estate and show each step on standard error."""
     from ninelives.stack import lifecycle
 
+    # Like Ctrl-C: whoever ends us in mid-start must not be left with half of it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     progress = _Progress(quiet=quiet)
     with progress.shown():
         return lifecycle.up(home, estate, without, report=progress)
