@@ -34,7 +34,6 @@ DEFAULTS = drill_defaults()
 with DAG(
     dag_id="run_drill",
     schedule=DEFAULTS.schedule,
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=4,  # a second drill is refused by its preflight and told why, not queued behind the first
     dagrun_timeout=pendulum.duration(days=1),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from airflow.sdk import CronTriggerTimetable
+
 from ninelives.errors import NinelivesError
 from ninelives.estate import Estate, load_estate
 from ninelives.home import Home
@@ -37,15 +39,20 @@ def declared() -> Estate | None:
 
 @dataclass(frozen=True)
 class DrillDefaults:
-    """When the estate wants drills (cron, UTC; ``None``: by hand only) and of which service."""
+    """When the estate wants drills (``None``: by hand only) and of which service."""
 
-    schedule: str | None
+    schedule: CronTriggerTimetable | None
     service: str
 
 
 def drill_defaults() -> DrillDefaults:
     estate = declared()
-    return DrillDefaults(estate.drills.schedule, estate.services[0].name) if estate else DrillDefaults(None, "")
+    if estate is None:
+        return DrillDefaults(None, "")
+    cron = estate.drills.schedule
+    # Not at once: a drill that was due while nothing ran is not made up for when somebody starts Airflow.
+    schedule = CronTriggerTimetable(cron, timezone="UTC", run_immediately=False) if cron else None
+    return DrillDefaults(schedule, estate.services[0].name)
 
 
 def replication_interval() -> timedelta:
