@@ -91,6 +91,7 @@ class _Check:
             keywords = connection.exec_driver_sql("SELECT keyword_name FROM duckdb_keywords()").scalars()
             self.engine.dialect.identifier_preparer.reserved_words |= set(keywords)
             connection.exec_driver_sql("SET TimeZone = 'UTC'")
+            connection.exec_driver_sql("SET enable_progress_bar = false")
             connection.exec_driver_sql(create)
         self.batch = source.add_table_asset(_DATA, table_name=_DATA).add_batch_definition_whole_table("all").get_batch()
 
