@@ -67,7 +67,7 @@ with DAG(
         measure_data_loss = MeasureDataLossOperator(task_id="measure_data_loss", plan=plan)
         await_recovery >> measure_data_loss
 
-    await_return = AwaitReturnOperator(task_id="await_return", plan=plan, timeout=pendulum.duration(minutes=10))
+    await_return = AwaitReturnOperator(task_id="await_return", plan=plan, minutes=10)
     record_drill = RecordDrillOperator(
         task_id="record_drill", plan=plan, data_loss=measure_data_loss.output, trigger_rule=TriggerRule.ALL_DONE
     )

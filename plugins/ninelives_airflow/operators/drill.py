@@ -229,14 +229,19 @@ class MeasureDataLossOperator(DrillStepOperator):
 
 
 class AwaitReturnOperator(DrillStepOperator):
-    """Wait, without a worker slot, until the site has passed the gate and takes traffic again."""
+    """Wait, without a worker slot, until the site has passed the gate and takes traffic again.
 
-    def __init__(self, *, timeout: timedelta, **kwargs: Any) -> None:
+    :param minutes: how long at most
+    """
+
+    def __init__(self, *, minutes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.timeout = timeout
+        self.minutes = minutes
 
     def execute(self, context: Context) -> None:
-        self.defer(trigger=ReturnTrigger(site=self.plan["site"]), method_name="resume", timeout=self.timeout)
+        self.defer(
+            trigger=ReturnTrigger(site=self.plan["site"]), method_name="resume", timeout=timedelta(minutes=self.minutes)
+        )
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         raise NotImplementedError("this operator only waits")
