@@ -85,16 +85,14 @@ def _prepare(systems: ConnectedEstate, api: AirflowApi) -> None:
 
 
 def _is_gated(systems: ConnectedEstate) -> bool:
-    """Whether each copy has been judged and may serve, so that a failover finds a verdict."""
-    from ninelives.gates.evidence import opens
+    """Whether the gate has judged exactly what each site holds now, so that a failover finds its verdict."""
+    from ninelives.gates.evidence import has_verdict
 
-    ledger = systems.ledger()
-    for dataset in systems.estate.datasets:
-        for site in (dataset.primary, *dataset.copies):
-            newest = ledger.records(kind="gate", subject=f"{dataset.name}@{site}", limit=1)
-            if not newest or not opens(newest[0]):
-                return False
-    return True
+    return all(
+        has_verdict(systems, dataset.name, site)
+        for dataset in systems.estate.datasets
+        for site in (dataset.primary, *dataset.copies)
+    )
 
 
 def _await_dags(api: AirflowApi, wanted: set[str]) -> None:
@@ -120,6 +118,8 @@ def _await_preflight(systems: ConnectedEstate) -> None:
         try:
             site = resolve_site(systems.estate, systems.gateway().state(), service, "active")
             reasons = check_preflight(systems, Drill("preflight", "site-loss", service, site)).reasons
+            if not reasons and not _is_gated(systems):
+                reasons = ("the gate is still judging the newest data; a failover now would wait for it",)
         except NinelivesError as error:
             reasons = (str(error),)
         if not reasons:

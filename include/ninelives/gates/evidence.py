@@ -89,27 +89,37 @@ def usable_verdict(systems: Systems, dataset: str, site: str) -> Record:
     :raises EstateError: the suite cannot be used
     :raises Unavailable: the store or the ledger does not answer
     """
-    suite = load_suite(suite_path(systems.home.expectations, systems.estate.dataset_by_name[dataset].suite))
-    try:
-        manifest = read_manifest(systems.store(site), dataset)
-    except Corrupted:
-        manifest = None  # the gate below says what is wrong with it, and leaves that as evidence
-    if manifest is not None:
-        found = fresh_verdict(
-            systems.ledger(),
-            dataset,
-            site,
-            fingerprint=manifest.fingerprint,
-            suite_sha256=suite.sha256,
-            max_age=MAX_AGE,
-            now=datetime.now(UTC),
-        )
-        if found is not None:
-            return found
+    found = _known_verdict(systems, dataset, site)
+    if found is not None:
+        return found
     result, written = run_gate(systems, dataset, site)
     if not result.verdict.opens:
         raise refusal(dataset, site, result, written)
     return written
+
+
+def has_verdict(systems: Systems, dataset: str, site: str) -> bool:
+    """Whether ``usable_verdict`` would answer at once; raises as it does, and never runs the gate."""
+    return _known_verdict(systems, dataset, site) is not None
+
+
+def _known_verdict(systems: Systems, dataset: str, site: str) -> Record | None:
+    suite = load_suite(suite_path(systems.home.expectations, systems.estate.dataset_by_name[dataset].suite))
+    try:
+        manifest = read_manifest(systems.store(site), dataset)
+    except Corrupted:
+        return None  # the gate says what is wrong with it, and leaves that as evidence
+    if manifest is None:
+        return None
+    return fresh_verdict(
+        systems.ledger(),
+        dataset,
+        site,
+        fingerprint=manifest.fingerprint,
+        suite_sha256=suite.sha256,
+        max_age=MAX_AGE,
+        now=datetime.now(UTC),
+    )
 
 
 def refusal(dataset: str, site: str, result: GateResult, record: Record) -> Refused:
