@@ -44,7 +44,9 @@ def main() -> None:
     connections: dict[str, dict[str, object]] = {
         "ninelives_gateway": {
             "conn_type": "generic",
-            "extra": {"url": "http://gateway:8080", "admin": "http://gateway:9901", "folder": "/var/lib/ninelives/gateway"},
+            "extra": {
+                "url": "http://gateway:8080", "admin": "http://gateway:9901", "folder": "/var/lib/ninelives/gateway",
+            },
         },
         "ninelives_ledger": {
             "conn_type": "postgres", "host": "postgres", "port": 5432, "schema": "ledger",

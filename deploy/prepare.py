@@ -31,7 +31,10 @@ def main() -> None:
     )  # fmt: skip
     # On standard input, so that the password is on no command line.
     subprocess.run(
-        ["airflow", "users", "reset-password", "--username", "ninelives"], check=True, text=True, input=f"{password}\n{password}\n"
+        ["airflow", "users", "reset-password", "--username", "ninelives"],
+        check=True,
+        text=True,
+        input=f"{password}\n{password}\n",
     )
     owner = (SECRETS / "ledger_owner").read_text()
     _ensure_writer(owner, (SECRETS / "ledger_writer_password").read_text())

@@ -1,4 +1,4 @@
-"""The README's table of DAGs, made from their docstrings: ``python scripts/dag_table.py [--write]``; fails when stale."""
+"""The README's table of DAGs, from their docstrings: ``python scripts/dag_table.py [--write]``; fails when stale."""
 
 from __future__ import annotations
 

@@ -243,7 +243,11 @@ class Ledger(Protocol):
         ...
 
     def records(
-        self, *, kind: str | None = None, subject: str | None = None, since: datetime | None = None,
+        self,
+        *,
+        kind: str | None = None,
+        subject: str | None = None,
+        since: datetime | None = None,
         limit: int | None = None,
     ) -> list[Record]:
         """Newest first; ``Corrupted`` where one is not what was written."""

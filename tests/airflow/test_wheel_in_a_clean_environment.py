@@ -44,7 +44,9 @@ def test_the_wheel_the_bundle_and_the_plugin_work_beside_a_foreign_dag(tmp_path:
     uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
     run = {"check": True, "capture_output": True, "text": True, "timeout": 300}
     wheels = tmp_path / "wheels"
-    subprocess.run([uv, "build", "--wheel", "--no-build-isolation", "--python", sys.executable, "-o", wheels, ROOT], **run)
+    subprocess.run(
+        [uv, "build", "--wheel", "--no-build-isolation", "--python", sys.executable, "-o", wheels, ROOT], **run
+    )
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([uv, "venv", "--python", sys.executable, tmp_path / "venv"], **run)
     subprocess.run([uv, "pip", "sync", "--python", python, ROOT / "requirements.lock"], **run)

@@ -96,8 +96,11 @@ def test_a_dag_file_is_wiring_only(path: Path) -> None:
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     for node in ast.walk(tree):
         modules = (
-            [alias.name for alias in node.names] if isinstance(node, ast.Import)
-            else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
         )
         for module in modules:
             assert module.startswith(ALLOWED_IMPORTS), f"{path.name} imports {module}"

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import free_port
 
 from ninelives.adapters.connected import ConnectedEstate
 from ninelives.cli.drill import airflow_api, start_drill
 from ninelives.home import Home
 from ninelives.injections import open_injections
-from support.processes import free_port
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -23,9 +23,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def run(
-    dataset: Annotated[
-        str | None, typer.Argument(help="By default all, and the artefacts.")
-    ] = None,
+    dataset: Annotated[str | None, typer.Argument(help="By default all, and the artefacts.")] = None,
     source: Annotated[str | None, typer.Option("--from", help="Site to copy from; by default the primary.")] = None,
     target: Annotated[str | None, typer.Option("--to", help="Site to copy to; by default every other one.")] = None,
     record: Annotated[bool, typer.Option(help="Leave evidence in the ledger.")] = True,

@@ -11,8 +11,8 @@ from ninelives.flights.data import day_numbers
 TEXT = ("carrier", "origin", "dest")
 NUMBERS = ("day_of_week", "hour", "minute", "distance")
 FEATURES = (*TEXT, *NUMBERS)
-"""Not the month: a model trained on past months has never seen the one it predicts. Measured on August 2013 after training
-on January to July, the month made the error larger than the baseline's."""
+"""Not the month: a model trained on past months has never seen the one it predicts. Measured on August 2013 after
+training on January to July, the month made the error larger than the baseline's."""
 
 LATE_AFTER = 15
 """Minutes of arrival delay from which a flight counts as late, as the US Department of Transportation counts."""

@@ -17,7 +17,8 @@ def compose() -> list[str]:
     for command in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]):
             done = subprocess.run([*command, "version", "--short"], capture_output=True, text=True, check=False)
-            if done.returncode == 0 and done.stdout.strip().lstrip("v").split(".")[0].isdecimal() and done.stdout.strip().lstrip("v") >= "2":
+            major = done.stdout.strip().lstrip("v").split(".")[0]
+            if major.isdecimal() and int(major) >= 2:
                 return command
     pytest.skip("no Docker Compose 2 on this machine: the file was not read by the tool it is for")
 
