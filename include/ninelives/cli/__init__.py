@@ -33,5 +33,5 @@ def main() -> None:
     try:
         app()
     except NinelivesError as error:
-        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(ExitCode.ERROR)
