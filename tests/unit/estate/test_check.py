@@ -73,10 +73,10 @@ CASES: list[tuple[list[tuple[str, Any]], str, str]] = [
         "rome holds no copy of dataset flights",
     ),
     # Requests and answers
-    ([("services.0.golden.2.inputs.month", None)], "services[0].golden[2].inputs", "lacks 'month'"),
+    ([("services.0.golden.2.inputs.hour", None)], "services[0].golden[2].inputs", "lacks 'hour'"),
     ([("services.0.golden.2.inputs.rain", 1)], "services[0].golden[2].inputs", "has 'rain' beside"),
-    ([("services.0.golden.1.inputs.month", "7")], "services[0].golden[1].inputs.month", "is text, but a number in"),
-    ([("services.0.golden.1.inputs.month", True)], "services[0].golden[1].inputs.month", "is true or false"),
+    ([("services.0.golden.1.inputs.hour", "7")], "services[0].golden[1].inputs.hour", "is text, but a number in"),
+    ([("services.0.golden.1.inputs.hour", True)], "services[0].golden[1].inputs.hour", "is true or false"),
     (
         [
             ("services.1.model", "arrival-delay"),
@@ -121,7 +121,7 @@ def test_a_contradiction_is_found_where_it_is(changes: list[tuple[str, Any]], pa
             id="the only approver may approve what the other operator asks for",
         ),
         pytest.param([("drills.schedule", None)], id="drills by hand only"),
-        pytest.param([("services.0.golden.1.inputs.month", 7.5)], id="a feature may be whole or not: both are numbers"),
+        pytest.param([("services.0.golden.1.inputs.hour", 7.5)], id="a feature may be whole or not: both are numbers"),
         pytest.param([("drills.min_good", "99%")], id="a drill may stop exactly at the promised quality"),
     ],
 )
