@@ -1,0 +1,95 @@
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from unit.replication.memory import MemoryStore
+
+from ninelives.errors import Corrupted, Refused
+from ninelives.estate import Estate, load_estate
+from ninelives.flights import train as training
+from ninelives.flights.data import DATASET, Flights, history, write_partitions
+from ninelives.flights.train import OUTPUTS, TrainedModel, read_days, train
+from ninelives.home import Home
+from ninelives.releases.golden import answers_match
+from ninelives.releases.publish import TOLERANCE
+from ninelives.replication.manifest import read_manifest
+from ninelives.serving.model import OnnxModel
+
+MODELS = sorted(OUTPUTS)
+QUICK = {**training.PARAMETERS, "n_estimators": 10}
+
+
+@pytest.fixture(scope="module")
+def days(flights: Flights) -> pa.Table:
+    """Ten weeks: enough to learn from, quick to learn."""
+    return pa.concat_tables([flights.day(day) for day in history(70)])
+
+
+@pytest.fixture(scope="module")
+def estate() -> Estate:
+    return load_estate(Home.from_environment().estate_file)
+
+
+@pytest.fixture(scope="module")
+def trained(days: pa.Table) -> dict[str, TrainedModel]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "PARAMETERS", QUICK)
+        return {model: train(model, days) for model in MODELS}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_request_as_users_send_it_gets_the_trained_models_answer(
+    model: str, estate: Estate, trained: dict[str, TrainedModel]
+) -> None:
+    served = OnnxModel(model, "1", "", trained[model].onnx)
+    golden = [dict(g.inputs) for s in estate.services if s.model == model for g in s.golden]
+    assert golden
+    assert answers_match(trained[model].answer(golden), served.answer(golden), TOLERANCE)
+    (output,) = served.metadata()["outputs"]
+    assert (output["name"], output["shape"][-1]) == (OUTPUTS[model], 1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_the_model_never_saw_is_answered_alike(
+    model: str, estate: Estate, trained: dict[str, TrainedModel]
+) -> None:
+    row = dict(estate.services[0].golden[0].inputs) | {"carrier": "ZZ", "dest": "QQQ", "distance": 99999}
+    assert answers_match(
+        trained[model].answer([row]), OnnxModel(model, "1", "", trained[model].onnx).answer([row]), TOLERANCE
+    )
+
+
+def test_probabilities_are_probabilities(estate: Estate, trained: dict[str, TrainedModel]) -> None:
+    golden = [dict(g.inputs) for s in estate.services for g in s.golden]
+    (answers,) = trained["late-arrival"].answer(golden).values()
+    assert all(0 < float(answer) < 1 for answer in answers)
+
+
+def test_a_copy_that_answers_otherwise_is_refused(days: pa.Table, monkeypatch) -> None:
+    monkeypatch.setattr(training, "PARAMETERS", QUICK)
+    monkeypatch.setattr(training, "MAX_CONVERSION_ERROR", 0.0)
+    with pytest.raises(Refused, match="differs by up to"):
+        train("arrival-delay", days)
+
+
+def test_data_are_read_as_the_manifest_says_or_not_at_all(flights: Flights) -> None:
+    store = MemoryStore("paris")
+    write_partitions(store, history(3), flights=flights)
+    manifest = read_manifest(store, DATASET)
+    assert manifest is not None
+    assert read_days(store, manifest).equals(pa.concat_tables([flights.day(day) for day in history(3)]))
+    store.flip(manifest.objects[1].key)
+    with pytest.raises(Corrupted, match="day=2013-01-02"):
+        read_days(store, manifest)
+
+
+def test_other_rows_under_the_same_key_are_noticed(flights: Flights) -> None:
+    store = MemoryStore("paris")
+    write_partitions(store, history(3), flights=flights)
+    manifest, buffer = read_manifest(store, DATASET), io.BytesIO()
+    assert manifest is not None
+    pq.write_table(flights.day(history()[5]), buffer)
+    store.put("data", manifest.objects[0].key, buffer.getvalue())
+    with pytest.raises(Corrupted):
+        read_days(store, manifest)
