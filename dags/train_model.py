@@ -5,7 +5,8 @@ The demo's two models of arrival delay, on 336,776 real flights: write the histo
 compare with a baseline on later days, register, and publish by digest to the primary site's store.
 
 - **Runs** by hand; the demo starts it once.
-- **Repeats** safely: the same data and code give the same model, which finds its version in the registry.
+- **Repeats** without harm, but not for free: each run registers a new version, because the ONNX bytes differ from run to
+  run.
 - **Then** `replicate_data` starts by itself and takes the release to the standby.
 """
 

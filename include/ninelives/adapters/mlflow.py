@@ -13,7 +13,7 @@ from ninelives.ports import Connection
 
 ALIAS = "champion"
 DIGEST_TAG = "ninelives.digest"
-"""Of the ONNX file: the same data and code give the same digest, so a repeated task finds its version."""
+"""Of the ONNX file. Conversion names the graph at random, so a repeated training has another digest and version."""
 DATA_TAG = "ninelives.data_version"
 
 
