@@ -5,7 +5,7 @@ The demo's two models of arrival delay, on 336,776 real flights: write the histo
 compare with a baseline on later days, register, and publish by digest to the primary site's store.
 
 - **Runs** by hand; the demo starts it once.
-- **Repeats** without harm, but not for free: each run registers a new version, because the ONNX bytes differ from run to
+- **Repeats** without harm, but each run registers a new version, because the ONNX bytes differ from run to
   run.
 - **Then** `replicate_data` starts by itself and takes the release to the standby.
 """
