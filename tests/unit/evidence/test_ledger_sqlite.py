@@ -71,6 +71,8 @@ def test_the_same_key_and_contents_are_written_once(ledger: SqlLedger) -> None:
     ledger.append("drill", "site-loss", {"met": True})
     assert ledger.append("drill", "site-loss", {"met": True}, once="run-1") == first
     assert ledger.head().seq == 2
+    assert ledger.written("run-1") == first
+    assert ledger.written("run-2") is None
 
 
 @pytest.mark.parametrize(
