@@ -5,8 +5,8 @@ The demo's two models of arrival delay, on 336,776 real flights: write the histo
 compare with a baseline on later days, register, and publish by digest to the primary site's store.
 
 - **Runs** by hand; the demo starts it once.
-- **Repeats** without harm, but each run registers a new version, because the ONNX bytes differ from run to
-  run.
+- **Repeats** safely: the same data and code give the same bytes, which find their version in the registry.
+- **Refuses** a model that is no better on later days than a constant.
 - **Then** `replicate_data` starts by itself and takes the release to the standby.
 """
 

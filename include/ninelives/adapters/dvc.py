@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ninelives.errors import Unavailable
-from ninelives.ports import Connection
+from ninelives.errors import Corrupted, Unavailable
+from ninelives.ports import Connection, ObjectStore
 
 BUCKET = "dvc"
 
 
-def keep_version(folder: Path, remote: Connection, files: Mapping[str, bytes]) -> str:
+def keep_version(folder: Path, remote: Connection, store: ObjectStore, files: Mapping[str, bytes]) -> str:
     """Put ``files`` under version control in the repository at ``folder`` and push them to the store behind ``remote``.
 
     One snapshot file and its manifest instead of the hundreds of objects of a dataset: DVC spends 4 to 6 times rclone's
     time on small files, and the objects themselves are replicated and verified anyway.
 
+    DVC takes what it once pushed to be there for ever: it says "up to date" over a damaged object and over a missing
+    one. So every object of the version is read back, and what is not right is written again from DVC's cache.
+
+    :param store: the store behind ``remote``
     :return: DVC's hash of the folder of files, ``<md5>.dir``: the same files give the same one
     :raises Unavailable: the store did not take them
     """
@@ -25,8 +31,10 @@ def keep_version(folder: Path, remote: Connection, files: Mapping[str, bytes]) -
     os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    from botocore.exceptions import BotoCoreError
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc_objects.errors import ObjectFormatError
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ".dvc").exists():
@@ -44,16 +52,54 @@ def keep_version(folder: Path, remote: Connection, files: Mapping[str, bytes]) -
                 "verify": True,  # without it a damaged object is pulled without a word
             }
         private.chmod(0o600)
-    data = folder / "data"
+    cache, data = folder / ".dvc" / "cache", folder / "data"
     data.mkdir(exist_ok=True)
     for name, content in files.items():
         (data / name).write_bytes(content)
     try:
         with Repo(str(folder)) as repo:
             (stage,) = repo.add(str(data))
+            version = str(stage.outs[0].hash_info.value)
+            _mend(cache, store, version, absent=False)  # a push would fall over a damaged list of files
             repo.push()
-            return str(stage.outs[0].hash_info.value)
-    except DvcException as error:
+    except (DvcException, ObjectFormatError, BotoCoreError, OSError) as error:
         raise Unavailable(
             f"DVC could not keep the version in {BUCKET} at {remote.extra['endpoint_url']}: {error}"
         ) from error
+    _mend(cache, store, version, absent=True)
+    if restore_version(store, version) != dict(files):
+        raise Corrupted(f"version {version} in {BUCKET} at {store.site} is not what was put under version control")
+    return version
+
+
+def restore_version(store: ObjectStore, version: str) -> dict[str, bytes]:
+    """The files of a version bit for bit, from the store alone: no DVC, no working folder.
+
+    :raises Corrupted: an object is missing or damaged
+    :raises Unavailable: the store does not answer
+    """
+    entries = json.loads(_verified(store, version))
+    return {entry["relpath"]: _verified(store, entry["md5"]) for entry in entries}
+
+
+def _mend(cache: Path, store: ObjectStore, version: str, *, absent: bool) -> None:
+    """Write what the store has damaged again, and with ``absent`` what it lacks."""
+    names = [version, *(entry["md5"] for entry in json.loads((cache / _key(version)).read_bytes()))]
+    for name in names:
+        good = (cache / _key(name)).read_bytes()
+        there = store.get(BUCKET, _key(name))
+        if there != good and (absent or there is not None):
+            store.put(BUCKET, _key(name), good)
+
+
+def _verified(store: ObjectStore, name: str) -> bytes:
+    data = store.get(BUCKET, _key(name))
+    if data is None or hashlib.md5(data, usedforsecurity=False).hexdigest() != name.removesuffix(".dir"):
+        what = "missing" if data is None else "damaged"
+        raise Corrupted(f"{BUCKET}/{_key(name)} at {store.site} is {what}; version the data again")
+    return data
+
+
+def _key(name: str) -> str:
+    """Where DVC 3 keeps an object, in its cache and in a remote alike."""
+    return f"files/md5/{name[:2]}/{name[2:]}"

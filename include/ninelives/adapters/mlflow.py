@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ninelives.ports import Connection
 
 ALIAS = "champion"
 DIGEST_TAG = "ninelives.digest"
-"""Of the ONNX file. Conversion names the graph at random, so a repeated training has another digest and version."""
+"""Of the ONNX file: the same data and code give the same digest, so a repeated task finds its version."""
 DATA_TAG = "ninelives.data_version"
 
 
@@ -48,10 +49,16 @@ def register(
         version = _registered(client, model, digest)
         if version is None:
             version = _log(mlflow, client, model, native, onnx, digest, example, parameters, metrics, data_version)
-        client.set_registered_model_alias(model, ALIAS, version)
+        if int(version) >= _champion(client, model):
+            client.set_registered_model_alias(model, ALIAS, version)
     except (MlflowException, OSError) as error:
         raise Unavailable(f"MLflow at {connection.url}: {error}") from error
     return version
+
+
+def _champion(client: Any, model: str) -> int:
+    """Version that the alias names, 0 for none: training old data again must not take the newer model's place."""
+    return int(client.get_registered_model(model).aliases.get(ALIAS, 0))
 
 
 def _registered(client: Any, model: str, digest: str) -> str | None:
@@ -88,7 +95,7 @@ def _log(
             name="model",
             signature=infer_signature(example, native.predict(example)),
             # Named, because finding them out takes MLflow a minute; skops refuses LightGBM's types.
-            pip_requirements=["scikit-learn", "lightgbm"],
+            pip_requirements=[f"{library}=={metadata.version(library)}" for library in ("scikit-learn", "lightgbm")],
             serialization_format="cloudpickle",
         )
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from pathlib import Path
 
-from ninelives.errors import NinelivesError, Unavailable
+from ninelives.errors import NinelivesError, Refused, Unavailable
 from ninelives.flights.data import DATASET, Flights, hour_key, put_once, stream
 from ninelives.ports import ObjectStore, Systems
 from ninelives.replication.acks import JOURNAL, Ack, append_ack, read_acks
@@ -44,8 +47,26 @@ def feed(systems: Systems, every: float, keep_on: Callable[[], bool] = lambda: T
     whichever site is writable then, and never skipped. Killed between the two, it is found in the store by its bytes
     and journalled by the next process.
 
+    :raises Refused: another feeder writes to this journal
     :raises Corrupted: the journal is damaged, or an object is there with other rows
     """
+    with _alone(systems.home.feed):
+        _feed(systems, every, keep_on)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two feeders would acknowledge the same write twice; the kernel drops the lock of one that is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "feeder.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused("feeder", [f"another one writes to {folder}; stop it first"]) from None
+        yield
+
+
+def _feed(systems: Systems, every: float, keep_on: Callable[[], bool]) -> None:
     journal = systems.home.feed / JOURNAL
     acks = read_acks(journal)
     flights = Flights.load()

@@ -38,6 +38,7 @@ def version_data(systems: Systems) -> dict[str, Any]:
     version = keep_version(
         systems.home.root / "dvc",
         connection,
+        store,
         {"flights.parquet": snapshot.getvalue(), "manifest.json": chosen.model_dump_json(indent=1).encode()},
     )
     return {"data_version": version, "fingerprint": chosen.fingerprint, "objects": len(chosen.objects)}
@@ -67,6 +68,8 @@ def train_and_register(systems: Systems, model: str, data_version: str) -> dict[
 
     store = systems.store(systems.estate.dataset_by_name[DATASET].primary)
     trained = train(model, read_days(store, training_data(systems)))
+    if not trained.beats_baseline:
+        raise Refused(f"register {model}", [f"a constant answers as well on later days: {trained.metrics}"])
     digest = digest_of(trained.onnx)
     version = register(
         systems.connections.get("ninelives_mlflow"),

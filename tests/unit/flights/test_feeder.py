@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable
 from datetime import date
 from itertools import islice
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 from unit.replication.memory import Fuse, Killed, MemoryStore
 
-from ninelives.errors import Corrupted, Unavailable
+from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate import Estate, load_estate
 from ninelives.flights import feeder
 from ninelives.flights.data import Flights, hour_key, stream
@@ -152,3 +153,22 @@ def test_with_every_site_closed_there_is_nowhere_to_write(systems: Estates) -> N
 
 def test_keys_name_the_hour_they_hold() -> None:
     assert resume_after(hour_key(date(2014, 2, 3), 7)) == (date(2014, 2, 3), 7)
+
+
+def test_two_feeders_never_write_to_one_journal(systems: Estates) -> None:
+    started, stop = threading.Event(), threading.Event()
+
+    def keep_on() -> bool:
+        started.set()
+        return not stop.is_set()
+
+    first = threading.Thread(target=feed, args=(systems, 0.01, keep_on))
+    first.start()
+    try:
+        assert started.wait(30)
+        with pytest.raises(Refused, match="another one writes"):
+            feed(systems, 0, lambda: True)
+    finally:
+        stop.set()
+        first.join()
+    feed(systems, 0, until(systems, len(systems.acks) + 1))

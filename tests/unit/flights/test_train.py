@@ -1,5 +1,7 @@
 import io
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -93,3 +95,47 @@ def test_other_rows_under_the_same_key_are_noticed(flights: Flights) -> None:
     store.put("data", manifest.objects[0].key, buffer.getvalue())
     with pytest.raises(Corrupted):
         read_days(store, manifest)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_data_give_the_same_bytes(
+    model: str, days: pa.Table, trained: dict[str, TrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "PARAMETERS", QUICK)
+    again = train(model, days)
+    assert again.metrics == trained[model].metrics
+    assert again.onnx == trained[model].onnx
+
+
+def test_no_day_is_on_both_sides(days: pa.Table) -> None:
+    dates = np.repeat(np.arange(50), 7)
+    assert training._first_held_out(dates) == 45 * 7
+    with pytest.raises(Refused, match="in the order"):
+        training._first_held_out(dates[::-1])
+    with pytest.raises(Refused, match="two days"):
+        training._first_held_out(np.zeros(10, dtype=np.int64))
+
+
+@pytest.mark.parametrize(("model", "measure"), [("arrival-delay", "mae_minutes"), ("late-arrival", "brier")])
+def test_no_better_than_a_constant_is_not_better(model: str, measure: str, trained: dict[str, TrainedModel]) -> None:
+    same = {**trained[model].metrics, measure: trained[model].metrics[f"baseline_{measure}"]}
+    assert not replace(trained[model], metrics=same).beats_baseline
+    assert not replace(trained[model], metrics={**same, measure: float("nan")}).beats_baseline
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_the_models_beat_the_baseline_on_the_latest_days_of_the_history(model: str, flights: Flights) -> None:
+    whole = train(model, pa.concat_tables([flights.day(day) for day in history()]))
+    assert whole.beats_baseline
+    assert whole.metrics["rows"] == 273_355
+    assert whole.metrics["onnx_max_error"] < 1e-4
+
+
+def test_no_held_out_day_is_learned_from(days: pa.Table, monkeypatch) -> None:
+    monkeypatch.setattr(training, "PARAMETERS", QUICK)
+    disturbed = days.to_pandas()
+    later = disturbed.index >= days.num_rows - int(days.num_rows * training.HELD_OUT) + 2000
+    disturbed.loc[later, "arr_delay"] += 1000
+    table = pa.Table.from_pandas(disturbed, schema=days.schema, preserve_index=False)
+    assert train("arrival-delay", table).onnx == train("arrival-delay", days).onnx
