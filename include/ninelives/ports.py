@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ninelives.estate.model import Estate
+from ninelives.estate.model import Estate, Service
 from ninelives.home import Home
 
 if TYPE_CHECKING:
@@ -318,6 +318,10 @@ class Systems(Protocol):
     def copier(self) -> ObjectCopier: ...
 
     def replicas(self, site: str) -> list[Replica]: ...
+
+    def client(self, service: Service) -> Callable[[Sequence[Features]], Answer]:
+        """Asks ``service`` through the gateway, as its users do; raises ``Unavailable``."""
+        ...
 
     def control(self, site: str) -> SiteControl: ...
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ninelives.estate import Estate, load_estate
+from ninelives.estate import Estate, Service, load_estate
 from ninelives.home import Home
-from ninelives.ports import Connections, Gateway, Ledger, ObjectStore, Replica, SiteControl
+from ninelives.ports import Answer, Connections, Features, Gateway, Ledger, ObjectStore, Replica, SiteControl
 
 if TYPE_CHECKING:
     from ninelives.adapters.rclone import RcloneCopier
@@ -49,6 +50,11 @@ class ConnectedEstate:
 
         connection = self.connections.get(f"ninelives_{site}_replicas")
         return [V2Replica(url, key=connection.password) for url in connection.extra["urls"]]
+
+    def client(self, service: Service) -> Callable[[Sequence[Features]], Answer]:
+        from ninelives.adapters.open_inference import GatewayClient
+
+        return GatewayClient(self.connections.get("ninelives_gateway").extra["url"], service.name, service.model)
 
     def control(self, site: str) -> SiteControl:
         from ninelives.adapters.supervisor import SupervisorSite

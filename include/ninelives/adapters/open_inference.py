@@ -8,8 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ninelives.errors import Corrupted, Refused, Unavailable
-from ninelives.estate import Service
-from ninelives.ports import Answer, Features, Systems
+from ninelives.ports import Answer, Features
 from ninelives.serving.protocol import decode_response, encode_request
 
 if TYPE_CHECKING:
@@ -61,12 +60,6 @@ class GatewayClient:
 
     def __call__(self, rows: Sequence[Features]) -> Answer:
         return self._http.infer(self._path, rows)
-
-
-def gateway_client(systems: Systems, service: Service) -> GatewayClient:
-    """The client for one service of an estate."""
-    url = systems.connections.get("ninelives_gateway").extra["url"]
-    return GatewayClient(url, service.name, service.model)
 
 
 class _Http:

@@ -69,13 +69,16 @@ def decide_failover(
     :param reasons: why the site counts as lost, for the evidence
     :param holder: the run that does this; the same holder may repeat the step
     :param only: restrict the failover to this service
-    :raises Refused: nothing can or need be moved; each refusal is in the ledger
+    :raises Refused: a service cannot be moved, or this comes late: it was moved already. Each refusal is in the ledger
     """
     estate, ledger, gateway = systems.estate, systems.ledger(), systems.gateway()
     if lost_site not in estate.site_names:
         raise Refused("failover", [f"the estate has no site {lost_site}; it has {', '.join(estate.site_names)}"])
+    key = f"loss/{lost_site}/{holder}"
+    first_try = ledger.written(key) is None
+    repeated = first_try and lost_site in gateway.state().closed_sites
     closing = ledger.take_lease(f"site:{lost_site}", holder, LEASE_TTL)
-    if not ledger.written(key := f"loss/{lost_site}/{holder}"):
+    if first_try:
         ledger.append("loss", lost_site, {"reasons": list(reasons), "run": holder}, once=key)
     gateway.close_site(lost_site, token=closing.token)
     ledger.release_lease(closing)  # it only ordered the closing; the return of the site takes its own
@@ -85,6 +88,8 @@ def decide_failover(
     for service in estate.services_at(lost_site):
         if service.mode is not Mode.ACTIVE_PASSIVE or only not in (None, service.name):
             continue
+        if not repeated and only is None and lost_site not in gateway.state().active[service.name]:
+            continue  # only its standby is lost: users feel nothing, and there is nothing to move
         try:
             plans.append(_plan(systems, service, lost_site, holder))
         except Refused as refusal:
@@ -208,18 +213,16 @@ def await_correct_answers(systems: Systems, service_name: str, site: str) -> Non
 
     :raises Unavailable: they do not within ``ANSWER_DEADLINE`` seconds
     """
-    from ninelives.adapters.open_inference import gateway_client  # placeholder for a port
-
     service = systems.estate.service_by_name[service_name]
     release = read_release(systems.store(site), service.model)
     if release is None:
         raise Unavailable(f"{site} has no release of model {service.model}")
-    client = gateway_client(systems, service)
+    ask = systems.client(service)
     deadline, right, last = time.monotonic() + ANSWER_DEADLINE, 0, "no answer"
     while time.monotonic() < deadline:
         try:
             golden = release.golden[right % len(release.golden)]
-            answer: Answer = client([golden.inputs])
+            answer: Answer = ask([golden.inputs])
         except Unavailable as error:
             right, last = 0, str(error)
             time.sleep(0.1)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import SkipMixin
+from airflow.sdk import BaseOperator, SkipMixin
 from airflow.sdk.exceptions import AirflowFailException
 
 from ninelives_airflow.failures import airflow_failures
@@ -197,8 +197,24 @@ def states_of(context: Context, task_id: str) -> str | None:
     return found.get(run_id, {}).get(task_id)
 
 
-class AwaitRecoveryOperator(DrillStepOperator):
-    """Wait, without a worker slot, until users get lasting correct answers, or the drill must stop."""
+class AwaitOperator(BaseOperator):
+    """Waits for something of a drill without a worker slot.
+
+    :param plan: output of the preflight
+    """
+
+    template_fields = ("plan",)
+
+    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan = plan
+
+    def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        return event
+
+
+class AwaitRecoveryOperator(AwaitOperator):
+    """Wait until users get lasting correct answers, or the drill must stop."""
 
     def execute(self, context: Context) -> None:
         injected = context["ti"].xcom_pull(task_ids="lose_site")
@@ -208,9 +224,6 @@ class AwaitRecoveryOperator(DrillStepOperator):
             method_name="resume",
             timeout=max(expires_at - datetime.now(UTC), timedelta(seconds=1)),
         )
-
-    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        raise NotImplementedError("this operator only waits")
 
     def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         if event["state"] == "abort":
@@ -228,8 +241,8 @@ class MeasureDataLossOperator(DrillStepOperator):
         return measure_data_loss(systems, self.drill)
 
 
-class AwaitReturnOperator(DrillStepOperator):
-    """Wait, without a worker slot, until the site has passed the gate and takes traffic again.
+class AwaitReturnOperator(AwaitOperator):
+    """Wait until the site has passed the gate and takes traffic again.
 
     :param minutes: how long at most
     """
@@ -242,12 +255,6 @@ class AwaitReturnOperator(DrillStepOperator):
         self.defer(
             trigger=ReturnTrigger(site=self.plan["site"]), method_name="resume", timeout=timedelta(minutes=self.minutes)
         )
-
-    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        raise NotImplementedError("this operator only waits")
-
-    def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        return event
 
 
 class RecordDrillOperator(DrillStepOperator):
