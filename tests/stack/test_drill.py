@@ -5,22 +5,27 @@ One estate for the whole file, because its start costs minutes; each test leaves
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.processes import free_port
 
+from ninelives.adapters.airflow_api import AirflowApi
 from ninelives.adapters.connected import ConnectedEstate
 from ninelives.cli.drill import airflow_api, start_drill
 from ninelives.home import Home
 from ninelives.injections import open_injections
+from ninelives.replication.manifest import manifest_key, read_manifest
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -155,3 +160,71 @@ def test_an_active_active_service_rides_through_and_a_second_drill_is_refused(es
     assert felt["failed"] + felt["degraded"] <= 0.01 * felt["sent"], felt  # in flight at the kill, on a busy machine
     assert drills[first]["verdicts"]["rto"] == "met"
     assert open_injections(estate.home) == []
+
+
+def test_when_the_gate_cannot_vouch_for_the_standbys_data_traffic_does_not_move(estate: Estate) -> None:
+    ready(estate)
+    systems = estate.systems
+    api = airflow_api(systems)
+    (active,) = systems.gateway().state().active["arrival-delay"]
+    (standby,) = {"paris", "dublin"} - {active}
+    # Replication would write the manifest anew: begin right after one of its runs.
+    await_(lambda: _replicated_just_now(api), 8 * MINUTES, "the end of a replication")
+    systems.store(standby).delete("data", manifest_key("flights"))
+    run = api.trigger("fail_over", {"site": active, "service": "arrival-delay"})
+    await_(lambda: api.run_state("fail_over", run) in {"success", "failed"}, 3 * MINUTES, "the failover's end")
+    states = api.task_states("fail_over", run)
+    assert states["fail_over_service.verify_data[0]"] == "failed"
+    assert states["fail_over_service.move_traffic[0]"] == "upstream_failed"
+    assert api.run_state("fail_over", run) == "failed"
+    assert systems.gateway().state().active["arrival-delay"] == (active,)
+    (newest,) = systems.ledger().records(kind="failover", limit=1)
+    assert newest.facts["outcome"] == "failed"
+    assert set(newest.facts["failed_steps"]) == {"verify_data", "move_traffic"}
+    assert systems.ledger().current_lease("service:arrival-delay") is None, "the lease was given back"
+
+    back = api.trigger("return_site", {"site": active})
+    await_(lambda: api.run_state("return_site", back) in {"success", "failed"}, 5 * MINUTES, "the return's end")
+    assert api.run_state("return_site", back) == "success"
+    assert systems.gateway().state().closed_sites == frozenset()
+    assert read_manifest(systems.store(standby), "flights") is not None, "reconciliation brought the manifest back"
+
+
+def _replicated_just_now(api: AirflowApi) -> bool:
+    runs = api.runs("replicate_data", limit=3)
+    if any(run["state"] in {"queued", "running"} for run in runs):
+        return False
+    ended = max(datetime.fromisoformat(run["end_date"]) for run in runs if run["end_date"])
+    return datetime.now(UTC) - ended < timedelta(seconds=90)
+
+
+def test_with_scheduler_and_prober_killed_the_site_comes_back_and_the_verdict_is_unknown(estate: Estate) -> None:
+    ready(estate)
+    systems = estate.systems
+    api = airflow_api(systems)
+    run = start_drill(api, scenario="site-loss", service="late-arrival", site="paris")
+    await_(lambda: any(one.lost_at for one in open_injections(estate.home)), 2 * MINUTES, "the fault")
+    kill(estate, "airflow-scheduler")
+    # Kept dead for longer than the RTO of 5 s: nobody can say what users felt then.
+    deadline = time.monotonic() + 8
+    while time.monotonic() < deadline:
+        kill(estate, "prober")
+    await_(lambda: not open_injections(estate.home), 7 * MINUTES, "the return of the site's processes")
+    await_(lambda: api.run_state("run_drill", run) in {"success", "failed"}, 10 * MINUTES, "the drill's end")
+    (record,) = (one for one in systems.ledger().records(kind="drill") if one.facts["run"] == run)
+    assert record.facts["outcome"] == "measured"
+    assert record.facts["felt"]["late-arrival"]["unknown"] > 0
+    assert record.facts["verdicts"]["rto"] == "unknown"
+    assert record.facts["verdict"] == "unknown"
+    assert api.run_state("run_drill", run) == "failed", "unknown is never met"
+    await_(lambda: not systems.gateway().state().closed_sites, 5 * MINUTES, "the return through the gate")
+    assert estate.json("evidence", "verify")["verdict"] == "whole"
+
+
+def kill(estate: Estate, program: str) -> None:
+    """Kill -9 the process that runs ``program`` now, if one does."""
+    rows = estate.json("stack", "status")["programs"]
+    (pid,) = (row["pid"] for row in rows if row["program"] == program)
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
