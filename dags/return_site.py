@@ -2,7 +2,7 @@
 # Return site
 
 Take a site back after a loss: bring its data and the survivors' to their union, run the gate on it, load the models,
-and only then let the gateway send traffic again.
+and only then let the gateway send traffic again. Then judge every copy, so that the next failover need not wait.
 
 - **Runs** when the site watch sees a lost site back for good, or by hand with a site.
 - **Loses nothing**: what only one side has is copied to the other; the same key with different bytes is kept twice and
@@ -16,6 +16,8 @@ from airflow.sdk import DAG, Param
 
 from ninelives_airflow.assets import SITE_BACK
 from ninelives_airflow.defaults import DEFAULT_ARGS, Tag
+from ninelives_airflow.operators.gate import QualityGateOperator
+from ninelives_airflow.operators.replication import ListCopiesOperator
 from ninelives_airflow.operators.site import ReconcileSiteOperator, ReopenSiteOperator
 
 with DAG(
@@ -30,4 +32,8 @@ with DAG(
     params={"site": Param("", type="string", description="The returning site, when a person starts the run.")},
 ):
     reconcile_site = ReconcileSiteOperator(task_id="reconcile_site", site="{{ params.site }}")
-    ReopenSiteOperator.partial(task_id="reopen_site").expand(reconciled=reconcile_site.output)
+    reopen_site = ReopenSiteOperator.partial(task_id="reopen_site").expand(reconciled=reconcile_site.output)
+    # Reconciling changed every copy: without a verdict on each, the next failover would have to wait for the gate.
+    list_copies = ListCopiesOperator(task_id="list_copies")
+    check_quality = QualityGateOperator.partial(task_id="check_quality").expand_kwargs(list_copies.output)
+    reopen_site >> list_copies
