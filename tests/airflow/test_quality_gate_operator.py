@@ -76,7 +76,7 @@ def test_a_store_that_does_not_answer_is_tried_again(site: GatedSite) -> None:
 
 
 def test_the_fields_can_be_templates_and_nothing_heavy_is_imported_for_it() -> None:
-    assert set(QualityGateOperator.template_fields) == {"dataset", "site"}
+    assert set(QualityGateOperator.template_fields) == {"dataset", "site", "interval"}
     program = (
         "import sys, airflow.sdk; before = set(sys.modules)\n"
         "from ninelives_airflow.operators.gate import QualityGateOperator\n"

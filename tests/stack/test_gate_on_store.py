@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from ninelives.cli import app
 from ninelives.cli.common import ExitCode
 from ninelives.errors import Refused, Unavailable
-from ninelives.gates.evidence import run_gate, usable_verdict
+from ninelives.gates.evidence import has_verdict, run_gate, usable_verdict
+from ninelives.gates.interval import Interval
 from ninelives.gates.verdict import Verdict
 from ninelives.ports import Record
 from ninelives.replication.manifest import BUCKET, manifest_key
@@ -99,3 +100,21 @@ def test_the_command_says_no_with_its_exit_code_and_a_document(
     (answer,) = json.loads(asked.stdout)
     assert answer["verdict"] == "error"
     assert answer["evidence"] == newest(site).seq
+
+
+def test_one_interval_is_judged_by_itself_and_stands_for_nothing_else(
+    site: GatedSite, january: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(site.store, january)
+    first_day = Interval.parse("2013-01-01T05:00Z/2013-01-02T05:00Z")
+    result, record = run_gate(site.systems(), "flights", "dublin", interval=first_day)
+    assert (result.verdict, result.rows) == (Verdict.PASS, 842), result.reasons
+    assert record.facts["interval"] == "2013-01-01T05:00:00Z/2013-01-02T05:00:00Z"
+    assert has_verdict(site.systems(), "flights", "dublin", interval=first_day)
+    assert not has_verdict(site.systems(), "flights", "dublin"), "842 rows are not the dataset"
+
+    monkeypatch.setenv("NINELIVES_HOME", str(site.home.root))
+    of_next_year = ["--site", "dublin", "--interval", "2014-01-01/2014-01-02", "--json"]
+    asked = CliRunner().invoke(app, ["gate", "run", "flights", *of_next_year])
+    (answer,) = json.loads(asked.stdout)
+    assert (asked.exit_code, answer["verdict"], answer["rows"]) == (ExitCode.MET, "warn", 0), asked.output

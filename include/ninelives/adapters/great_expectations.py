@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import ninelives
+from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Suite
 from ninelives.gates.verdict import Evaluation, ObjectSchema, Outcome
 
@@ -34,7 +35,7 @@ class GreatExpectations:
     timeout: timedelta = timedelta(minutes=10)
     threads: int | None = None
 
-    def evaluate(self, suite: Suite, files: Mapping[str, Path]) -> Evaluation:
+    def evaluate(self, suite: Suite, files: Mapping[str, Path], *, interval: Interval | None = None) -> Evaluation:
         with tempfile.TemporaryDirectory(prefix="ninelives-gate-") as spill:
             settings = {"memory_limit": self.memory_limit, "temp_directory": spill}
             if self.threads is not None:
@@ -43,6 +44,7 @@ class GreatExpectations:
                 "suite": suite.model_dump(mode="json", by_alias=True),
                 "files": {key: str(path) for key, path in files.items()},
                 "settings": settings,
+                "interval": str(interval) if interval else None,
             }
             try:
                 # stderr to a file, not a pipe: only its end is wanted, however much a library says.

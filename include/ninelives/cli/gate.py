@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ninelives.cli.common import AsJson, ExitCode, console, emit
+from ninelives.gates.interval import Interval
 from ninelives.home import Home
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from ninelives.ports import Record
 
 app = typer.Typer(no_args_is_help=True)
+
+OfInterval = Annotated[
+    Interval | None,
+    typer.Option(parser=Interval.parse, metavar="START/END", help="Only the rows of this time (ISO 8601, UTC)."),
+]
 
 
 @app.callback()
@@ -25,6 +31,7 @@ def _group() -> None:
 def run(
     dataset: Annotated[str, typer.Argument(help="As declared in the estate.")],
     site: Annotated[str | None, typer.Option(help="Whose copy; by default every site that has one.")] = None,
+    interval: OfInterval = None,
     reread: Annotated[bool, typer.Option("--reread", help="Read every object again, however much that is.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -42,7 +49,8 @@ def run(
     for where in [site] if site else [declared.primary, *declared.copies]:
         if not as_json:
             console.print(f"Judging {dataset} at {where} …", markup=False)
-        answers.append((where, *run_gate(systems, dataset, where, reread_bytes=None if reread else REREAD_BYTES)))
+        budget = None if reread else REREAD_BYTES
+        answers.append((where, *run_gate(systems, dataset, where, reread_bytes=budget, interval=interval)))
     documents = [
         {"dataset": dataset, "site": where, **result.facts(), "evidence": record.seq}
         for where, result, record in answers

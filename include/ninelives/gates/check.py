@@ -8,9 +8,10 @@ from datetime import datetime
 from pathlib import Path
 
 from ninelives.errors import Corrupted
+from ninelives.gates.interval import Interval
 from ninelives.gates.local import REREAD_BYTES, fetch
 from ninelives.gates.suite import Suite
-from ninelives.gates.verdict import Evaluation, ExpectationEngine, GateResult, judge
+from ninelives.gates.verdict import Evaluation, ExpectationEngine, GateResult, asked_of, judge
 from ninelives.ports import ObjectStore
 from ninelives.replication.manifest import Manifest, read_manifest
 
@@ -24,6 +25,7 @@ def check_dataset(
     engine: ExpectationEngine,
     clock: Callable[[], datetime],
     reread_bytes: int | None = REREAD_BYTES,
+    interval: Interval | None = None,
 ) -> GateResult:
     """Judge the copy of ``dataset`` at ``store``'s site: its manifest, the bytes of every object, then the suite.
 
@@ -32,9 +34,12 @@ def check_dataset(
     :param cache: folder for verified objects, shared by sites and datasets
     :param clock: the time now, UTC
     :param reread_bytes: see ``gates.local.fetch``
+    :param interval: judge only its rows, by what the suite says of one interval alone
+    :raises Refused: the suite says nothing of one
     :raises Unavailable: the store does not answer, or the cache's disk is full
     """
     started = time.monotonic()
+    asked = asked_of(suite, interval)
     manifest: Manifest | None = None
     if suite.dataset != dataset:
         evaluation = _not_run(f"the suite is for {suite.dataset}, not for {dataset}; see the estate's datasets")
@@ -44,7 +49,7 @@ def check_dataset(
         except Corrupted as error:
             evaluation = _not_run(str(error))
         else:
-            evaluation = _evaluate(dataset, store, manifest, suite, cache, engine, reread_bytes)
+            evaluation = _evaluate(dataset, store, manifest, asked, cache, engine, reread_bytes, interval)
     now = clock()
     return judge(
         suite,
@@ -53,6 +58,7 @@ def check_dataset(
         age=now - manifest.created_at if manifest else None,
         seconds=time.monotonic() - started,
         at=now,
+        interval=interval,
     )
 
 
@@ -64,6 +70,7 @@ def _evaluate(
     cache: Path,
     engine: ExpectationEngine,
     reread_bytes: int | None,
+    interval: Interval | None,
 ) -> Evaluation:
     if manifest is None:
         return _not_run(f"{store.site} has no manifest of {dataset}: its copy was never complete; run replicate_data")
@@ -72,7 +79,7 @@ def _evaluate(
     copy = fetch(store, manifest, cache, reread_bytes=reread_bytes)
     if copy.problems:
         return _not_run(*copy.problems)
-    return engine.evaluate(suite, copy.files)
+    return engine.evaluate(suite, copy.files, interval=interval)
 
 
 def _not_run(*errors: str) -> Evaluation:

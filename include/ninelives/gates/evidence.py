@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from ninelives.errors import Corrupted, Refused
 from ninelives.gates.check import check_dataset
+from ninelives.gates.interval import Interval
 from ninelives.gates.local import REREAD_BYTES
 from ninelives.gates.suite import load_suite, suite_path
 from ninelives.gates.verdict import GateResult, Verdict
@@ -21,8 +22,9 @@ MAX_AGE = timedelta(hours=1)
 """How long a verdict about unchanged data may be relied on: bits rot, and a copy grows stale."""
 
 
-def subject(dataset: str, site: str) -> str:
-    return f"{dataset}@{site}"
+def subject(dataset: str, site: str, interval: Interval | None = None) -> str:
+    """One interval has a subject of its own: nobody who looks for a verdict on the whole meets it."""
+    return f"{dataset}@{site}" if interval is None else f"{dataset}@{site} {interval}"
 
 
 def record(ledger: Ledger, dataset: str, site: str, result: GateResult, *, once: str | None = None) -> Record:
@@ -30,7 +32,7 @@ def record(ledger: Ledger, dataset: str, site: str, result: GateResult, *, once:
 
     :raises Unavailable: the ledger does not answer
     """
-    return ledger.append(KIND, subject(dataset, site), result.facts(), once=once)
+    return ledger.append(KIND, subject(dataset, site, result.interval), result.facts(), once=once)
 
 
 def fresh_verdict(
@@ -42,6 +44,7 @@ def fresh_verdict(
     suite_sha256: str,
     max_age: timedelta,
     now: datetime,
+    interval: Interval | None = None,
 ) -> Record | None:
     """The newest verdict about exactly this data and this suite, if it opens and is younger than ``max_age``.
 
@@ -50,21 +53,31 @@ def fresh_verdict(
     :param fingerprint: of the manifest that the site has now
     :raises Unavailable: the ledger does not answer
     """
-    for found in ledger.records(kind=KIND, subject=subject(dataset, site), since=now - max_age):
-        facts = found.facts
-        if facts.get("fingerprint") == fingerprint and facts.get("suite_sha256") == suite_sha256:
+    exactly = {
+        "fingerprint": fingerprint,
+        "suite_sha256": suite_sha256,
+        "interval": str(interval) if interval else None,
+    }
+    for found in ledger.records(kind=KIND, subject=subject(dataset, site, interval), since=now - max_age):
+        if all(found.facts.get(key) == value for key, value in exactly.items()):
             return found if opens(found) and found.at >= now - max_age else None
     return None
 
 
 def run_gate(
-    systems: Systems, dataset: str, site: str, *, reread_bytes: int | None = REREAD_BYTES
+    systems: Systems,
+    dataset: str,
+    site: str,
+    *,
+    reread_bytes: int | None = REREAD_BYTES,
+    interval: Interval | None = None,
 ) -> tuple[GateResult, Record]:
     """Judge what ``site`` holds of ``dataset`` now and leave the verdict, whatever it is, in the ledger.
 
     :param reread_bytes: see ``gates.local.fetch``
+    :param interval: judge only its rows; such a verdict never stands for the whole
     :raises EstateError: the suite cannot be used
-    :raises Refused: the estate has no such dataset or site
+    :raises Refused: the estate has no such dataset or site, or the suite says nothing of one interval
     :raises Unavailable: the store or the ledger does not answer
     """
     declared = systems.estate.dataset_by_name.get(dataset)
@@ -78,32 +91,33 @@ def run_gate(
         engine=systems.expectations(),
         clock=lambda: datetime.now(UTC),
         reread_bytes=reread_bytes,
+        interval=interval,
     )
     return result, record(systems.ledger(), dataset, site, result)
 
 
-def usable_verdict(systems: Systems, dataset: str, site: str) -> Record:
+def usable_verdict(systems: Systems, dataset: str, site: str, *, interval: Interval | None = None) -> Record:
     """A verdict that lets exactly the data at ``site`` serve: a fresh one from the ledger, or the gate is run now.
 
     :raises Refused: the gate said no, or could not say
     :raises EstateError: the suite cannot be used
     :raises Unavailable: the store or the ledger does not answer
     """
-    found = _known_verdict(systems, dataset, site)
+    found = _known_verdict(systems, dataset, site, interval)
     if found is not None:
         return found
-    result, written = run_gate(systems, dataset, site)
+    result, written = run_gate(systems, dataset, site, interval=interval)
     if not result.verdict.opens:
         raise refusal(dataset, site, result, written)
     return written
 
 
-def has_verdict(systems: Systems, dataset: str, site: str) -> bool:
+def has_verdict(systems: Systems, dataset: str, site: str, *, interval: Interval | None = None) -> bool:
     """Whether ``usable_verdict`` would answer at once; raises as it does, and never runs the gate."""
-    return _known_verdict(systems, dataset, site) is not None
+    return _known_verdict(systems, dataset, site, interval) is not None
 
 
-def _known_verdict(systems: Systems, dataset: str, site: str) -> Record | None:
+def _known_verdict(systems: Systems, dataset: str, site: str, interval: Interval | None) -> Record | None:
     suite = load_suite(suite_path(systems.home.expectations, systems.estate.dataset_by_name[dataset].suite))
     try:
         manifest = read_manifest(systems.store(site), dataset)
@@ -119,14 +133,14 @@ def _known_verdict(systems: Systems, dataset: str, site: str) -> Record | None:
         suite_sha256=suite.sha256,
         max_age=MAX_AGE,
         now=datetime.now(UTC),
+        interval=interval,
     )
 
 
 def refusal(dataset: str, site: str, result: GateResult, record: Record) -> Refused:
     """The gate's no as an error, with every reason and where the evidence is."""
-    return Refused(
-        f"gate of {dataset} at {site}: {result.verdict.value}", [*result.reasons, f"see evidence {record.seq}"]
-    )
+    where = subject(dataset, site, result.interval).replace("@", " at ")
+    return Refused(f"gate of {where}: {result.verdict.value}", [*result.reasons, f"see evidence {record.seq}"])
 
 
 def opens(record: Record) -> bool:

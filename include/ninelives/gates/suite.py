@@ -34,6 +34,12 @@ class Expectation(BaseModel):
     type: Annotated[str, Field(pattern=r"^(expect_[a-z0-9_]{1,80}|unexpected_rows_expectation)$")]
     kwargs: Mapping[str, Any]
     severity: Severity = Severity.CRITICAL
+    whole: bool = Field(
+        default=False, description="Only true of the whole dataset: not asked where one interval of it is judged."
+    )
+    skip_idle: bool = Field(
+        default=False, description="Where one interval is judged: met if the interval holds no row that this is about."
+    )
     reason: Reason
 
     @field_validator("kwargs")
@@ -62,6 +68,17 @@ class Expectation(BaseModel):
         return tuple(str(name) for name in [*single, *self.kwargs.get("column_list", ())])
 
 
+class Time(BaseModel):
+    """When each row happened: what makes it possible to judge one interval of the dataset by itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str
+    min_rows: Annotated[int, Field(ge=0)] = Field(
+        default=1, description="Fewer rows in an interval are a loss; 0 where an interval may really be empty."
+    )
+
+
 class Suite(BaseModel):
     """All that a dataset's gate asks. Row count, schema and freshness are asked even where no expectation says so."""
 
@@ -73,6 +90,7 @@ class Suite(BaseModel):
     )
     min_rows: Annotated[int, Field(ge=1, description="Fewer rows are not this dataset.")]
     max_age: Duration | None = Field(default=None, description="Age of the copy above which it may not serve.")
+    time: Time | None = Field(default=None, description="Without it only the whole dataset can be judged.")
     redact: tuple[str, ...] = Field(default=(), description="Columns of which no value may appear in evidence.")
     expectations: tuple[Expectation, ...] = Field(min_length=1)
 
@@ -82,9 +100,19 @@ class Suite(BaseModel):
         for index, expectation in enumerate(self.expectations):
             if unknown := [name for name in expectation.columns if name not in known]:
                 raise ValueError(f"expectations[{index}] is about {', '.join(unknown)}, which the schema does not have")
+        if self.time and not self.columns.get(self.time.column, "").startswith(("timestamp", "date")):
+            raise ValueError(f"time.column is {self.time.column}; the schema has no timestamp or date of that name")
         if unknown := [name for name in self.redact if name not in known]:
             raise ValueError(f"redact names {', '.join(unknown)}, which the schema does not have")
         return self
+
+    @cached_property
+    def of_interval(self) -> Suite | None:
+        """What is asked of one interval by itself; ``None`` where nothing can be."""
+        asked = [expectation for expectation in self.expectations if not expectation.whole]
+        if self.time is None or not asked:
+            return None
+        return Suite.model_validate({**self.model_dump(by_alias=True), "expectations": asked})
 
     @cached_property
     def sha256(self) -> str:

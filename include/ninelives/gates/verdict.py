@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from ninelives.errors import Refused
+from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Severity, Suite
 
 CLOCK_SKEW = timedelta(minutes=1)
@@ -70,8 +72,12 @@ class Evaluation:
 class ExpectationEngine(Protocol):
     """Runs a suite's expectations over Parquet files."""
 
-    def evaluate(self, suite: Suite, files: Mapping[str, Path]) -> Evaluation:
-        """``files``: object key to local file. Never raises for what the data or the engine does: see ``errors``."""
+    def evaluate(self, suite: Suite, files: Mapping[str, Path], *, interval: Interval | None = None) -> Evaluation:
+        """Never raises for what the data or the engine does: see ``errors``.
+
+        :param files: object key to local file
+        :param interval: look only at rows whose ``suite.time`` lies in it
+        """
         ...
 
 
@@ -88,7 +94,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class GateResult:
-    """The gate's answer about exactly the data ``fingerprint`` and the suite ``suite_sha256``."""
+    """The gate's answer about exactly the data ``fingerprint`` and the suite ``suite_sha256``.
+
+    With ``interval`` it is about the rows of that interval alone, and says nothing about the rest.
+    """
 
     verdict: Verdict
     rows: int | None
@@ -100,6 +109,7 @@ class GateResult:
     engine: str
     seconds: float
     checked_at: datetime
+    interval: Interval | None = None
 
     def facts(self) -> dict[str, Any]:
         """JSON of a few kilobytes at most, for the ledger."""
@@ -109,6 +119,7 @@ class GateResult:
             "errors": list(self.errors),
             "seconds": round(self.seconds, 3),
             "checked_at": self.checked_at.isoformat(),
+            "interval": str(self.interval) if self.interval else None,
         }
 
     @property
@@ -125,24 +136,33 @@ def judge(
     age: timedelta | None,
     seconds: float,
     at: datetime,
+    interval: Interval | None = None,
 ) -> GateResult:
     """Decide.
 
     :param age: of the copy; ``None`` where nothing says how old it is
+    :param suite: the whole of it, also for an interval
+    :param interval: that was looked at, where it was not the whole
     """
-    schema = schema_failures(suite, evaluation.schemas)
-    failures = [*_freshness(suite, age), *_row_count(suite, evaluation.rows), *schema]
-    errors = [*evaluation.errors, *_age_errors(suite, age)]
-    if not errors or evaluation.outcomes is not None:
-        errors += _not_looked_at(suite, evaluation, stopped=blocks(schema))
+    asked = asked_of(suite, interval)
+    least = asked.time.min_rows if interval and asked.time else asked.min_rows
+    schema = schema_failures(asked, evaluation.schemas)
+    failures = [*_freshness(asked, age), *_row_count(least, evaluation.rows), *schema]
+    errors = [*evaluation.errors, *_age_errors(asked, age)]
+    if evaluation.rows == least == 0:
+        failures.append(
+            Failure("row_count", None, Severity.WARNING, {"rows": 0}, "the suite lets an interval be empty")
+        )
+    elif not errors or evaluation.outcomes is not None:
+        errors += _not_looked_at(asked, evaluation, stopped=blocks(schema), idle=interval is not None)
     for outcome in evaluation.outcomes or ():
-        if not outcome.success and outcome.raised is None and 0 <= outcome.index < len(suite.expectations):
-            failed = suite.expectations[outcome.index]
+        if not outcome.success and outcome.raised is None and 0 <= outcome.index < len(asked.expectations):
+            failed = asked.expectations[outcome.index]
             failures.append(Failure(failed.type, failed.column, failed.severity, outcome.observed, failed.reason))
     return GateResult(
         verdict=_verdict(errors, failures),
         rows=evaluation.rows,
-        expectations=len(suite.expectations),
+        expectations=len(asked.expectations),
         failures=tuple(failures),
         errors=shorten(errors),
         suite_sha256=suite.sha256,
@@ -150,7 +170,23 @@ def judge(
         engine=evaluation.engine,
         seconds=seconds,
         checked_at=at,
+        interval=interval,
     )
+
+
+def asked_of(suite: Suite, interval: Interval | None) -> Suite:
+    """What of ``suite`` is asked of the interval, or of the whole.
+
+    :raises Refused: nothing could be asked of an interval
+    """
+    if interval is None:
+        return suite
+    if suite.of_interval is None:
+        raise Refused(
+            f"gate of {suite.dataset} for {interval}",
+            ["its suite declares no time column, or no expectation that holds of one interval; see time and whole"],
+        )
+    return suite.of_interval
 
 
 def blocks(failures: Sequence[Failure]) -> bool:
@@ -189,10 +225,10 @@ def _of_schema(column: str, severity: Severity, observed: str, reason: str) -> F
     return Failure("schema", column, severity, {"column": observed}, reason)
 
 
-def _row_count(suite: Suite, rows: int | None) -> list[Failure]:
-    if rows is None or rows >= suite.min_rows:
+def _row_count(least: int, rows: int | None) -> list[Failure]:
+    if rows is None or rows >= least:
         return []
-    reason = f"the suite demands at least {suite.min_rows} rows"
+    reason = f"the suite demands at least {least} rows"
     return [Failure("row_count", None, Severity.CRITICAL, {"rows": rows}, reason)]
 
 
@@ -211,8 +247,12 @@ def _age_errors(suite: Suite, age: timedelta | None) -> list[str]:
     return []
 
 
-def _not_looked_at(suite: Suite, evaluation: Evaluation, *, stopped: bool) -> list[str]:
-    """Everything that was not really judged. ``stopped``: the schema already blocks, so that no expectation ran."""
+def _not_looked_at(suite: Suite, evaluation: Evaluation, *, stopped: bool, idle: bool) -> list[str]:
+    """Everything that was not really judged.
+
+    :param stopped: the schema already blocks, so that no expectation ran
+    :param idle: where the suite says so, an expectation may have had nothing to judge
+    """
     if evaluation.rows is None:
         return ["the rows could not be counted"]
     if evaluation.rows == 0:
@@ -234,7 +274,7 @@ def _not_looked_at(suite: Suite, evaluation: Evaluation, *, stopped: bool) -> li
         what = f"expectations[{outcome.index}] {asked.type}" + (f" of {asked.column}" if asked.column else "")
         if outcome.raised is not None:
             errors.append(f"{what} could not be checked: {outcome.raised}")
-        elif not outcome.judged:
+        elif not outcome.judged and not (outcome.judged == 0 and idle and asked.skip_idle):
             errors.append(f"{what} judged no row: its row condition matches nothing, or its columns are all null")
     return errors
 

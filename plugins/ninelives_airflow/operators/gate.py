@@ -19,19 +19,24 @@ class QualityGateOperator(EstateOperator):
 
     :param dataset: as declared in the estate, which also names its suite
     :param site: whose copy is judged
+    :param interval: ``START/END`` in ISO 8601, the end not part of it: judge only its rows. Such a verdict never stands
+        for the whole. ``"{{ data_interval_start }}/{{ data_interval_end }}"`` is that of the run
     """
 
-    template_fields = ("dataset", "site")
+    template_fields = ("dataset", "site", "interval")
 
-    def __init__(self, *, dataset: str, site: str, **kwargs: Any) -> None:
+    def __init__(self, *, dataset: str, site: str, interval: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dataset = dataset
         self.site = site
+        self.interval = interval
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.gates.evidence import refusal, run_gate
+        from ninelives.gates.interval import Interval
 
-        result, record = run_gate(systems, self.dataset, self.site)
+        interval = Interval.parse(self.interval) if self.interval else None
+        result, record = run_gate(systems, self.dataset, self.site, interval=interval)
         self.evidence = record.seq  # the link is wanted most where the answer is no
         for reason in result.reasons:
             self.log.warning("%s", reason)

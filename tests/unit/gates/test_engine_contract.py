@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ninelives.adapters.great_expectations import GreatExpectations
+from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Severity, Suite
-from ninelives.gates.verdict import Evaluation, GateResult, Verdict, judge
+from ninelives.gates.verdict import Evaluation, GateResult, Verdict, asked_of, judge
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,7 @@ def run(tmp_path: Path) -> Run:
     from ninelives.adapters import gx_worker
 
     def run(
-        data: pa.Table | Mapping[str, pa.Table], *checks: dict[str, Any], **suite: Any
+        data: pa.Table | Mapping[str, pa.Table], *checks: dict[str, Any], interval: Interval | None = None, **suite: Any
     ) -> tuple[GateResult, Evaluation]:
         tables = data if isinstance(data, Mapping) else {"d/part-0.parquet": data}
         files = {}
@@ -70,9 +71,10 @@ def run(tmp_path: Path) -> Run:
             "expectations": checks,
         }
         asked = Suite.model_validate(document | suite)
-        evaluation = gx_worker.evaluate(asked, files, SETTINGS)
+        evaluation = gx_worker.evaluate(asked_of(asked, interval), files, SETTINGS, interval)
         json.dumps(asdict(evaluation), allow_nan=False)
-        return judge(asked, evaluation, fingerprint=None, age=timedelta(0), seconds=0, at=T0), evaluation
+        result = judge(asked, evaluation, fingerprint=None, age=timedelta(0), seconds=0, at=T0, interval=interval)
+        return result, evaluation
 
     return run
 
@@ -326,6 +328,56 @@ def test_instants_compare_in_utc_in_every_spelling(run: Run, start: str) -> None
     bad, _ = run(early, check("expect_column_values_to_be_between", column="at", min_value=start))
     assert bad.verdict is Verdict.BLOCK, bad.errors
     assert "2025-12-31" in json.dumps(bad.facts())
+
+
+TIME = {"column": "at", "min_rows": 1}
+
+
+def minutes(start: int, end: int) -> Interval:
+    return Interval(T0 + timedelta(minutes=start), T0 + timedelta(minutes=end))
+
+
+def test_only_the_rows_of_the_interval_are_judged_its_start_among_them_and_its_end_not(run: Run) -> None:
+    limits = check("expect_column_values_to_be_between", column="n", min_value=20, max_value=29)
+    result, _ = run(table(), limits, time=TIME, interval=minutes(20, 30))
+    assert (result.verdict, result.rows) == (Verdict.PASS, 10), result.reasons
+    for wider in (minutes(19, 30), minutes(20, 31)):
+        result, _ = run(table(), limits, time=TIME, interval=wider)
+        assert (result.verdict, result.rows) == (Verdict.BLOCK, 11)
+    assert run(table(), limits, time=TIME)[0].verdict is Verdict.BLOCK
+
+
+@pytest.mark.parametrize("type_", [pa.timestamp("us"), pa.timestamp("ns", tz="Europe/Paris"), pa.date32()])
+def test_an_interval_is_in_utc_whatever_the_type_of_the_time_column(run: Run, type_: pa.DataType) -> None:
+    days = pa.array([T0 + timedelta(days=d) for d in range(100)], pa.timestamp("us", tz="UTC"))
+    interval = Interval(T0 + timedelta(days=3), T0 + timedelta(days=5))
+    result, _ = run(table(at=days.cast(type_)), NOT_NULL, time=TIME, interval=interval)
+    assert (result.verdict, result.rows) == (Verdict.PASS, 2), result.reasons
+
+
+def test_what_only_holds_of_the_whole_is_not_asked_of_an_interval(run: Run) -> None:
+    many = check("expect_table_row_count_to_be_between", min_value=100) | {"whole": True}
+    result, _ = run(table(), NOT_NULL, many, time=TIME, min_rows=100, interval=minutes(0, 10))
+    assert (result.verdict, result.expectations) == (Verdict.PASS, 1), result.reasons
+
+
+def test_an_interval_without_rows_is_an_error_or_a_warning_where_the_suite_lets_it_be_empty(run: Run) -> None:
+    nowhere = minutes(1000, 1001)
+    assert run(table(), NOT_NULL, time=TIME, interval=nowhere)[0].verdict is Verdict.ERROR
+    result, _ = run(table(), NOT_NULL, time=TIME | {"min_rows": 0}, interval=nowhere)
+    assert result.verdict is Verdict.WARN
+    empty = table().slice(0, 0)
+    assert run(empty, NOT_NULL, time=TIME | {"min_rows": 0})[0].verdict is Verdict.ERROR, "the whole may never be"
+
+
+def test_nothing_to_judge_in_an_interval_is_an_error_unless_the_suite_expects_it(run: Run) -> None:
+    limits = check("expect_column_values_to_be_between", column="maybe", max_value=1)
+    odd = minutes(1, 2)  # its only row has no value there
+    assert run(table(), limits, time=TIME, interval=odd)[0].verdict is Verdict.ERROR
+    expected = limits | {"skip_idle": True}
+    assert run(table(), expected, time=TIME, interval=odd)[0].verdict is Verdict.PASS
+    nothing = table(maybe=pa.nulls(100, pa.int64()))
+    assert run(nothing, expected, time=TIME)[0].verdict is Verdict.ERROR, "of the whole it is asked"
 
 
 def test_no_value_of_a_redacted_column_reaches_the_evidence(run: Run) -> None:

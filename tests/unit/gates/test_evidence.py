@@ -10,6 +10,7 @@ import pytest
 
 from ninelives.adapters.ledger import SqlLedger, migrate
 from ninelives.gates.evidence import fresh_verdict, record
+from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Severity
 from ninelives.gates.verdict import Failure, GateResult, Verdict
 from ninelives.ports import Record
@@ -26,7 +27,13 @@ def ledger(tmp_path: Path) -> Iterator[SqlLedger]:
     ledger.close()
 
 
-def result(verdict: Verdict, fingerprint: str = "data-1", suite: str = "suite-1") -> GateResult:
+NIGHT = Interval(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 6, tzinfo=UTC))
+DAY = Interval(NIGHT.start, NIGHT.start + 24 * HOUR)
+
+
+def result(
+    verdict: Verdict, fingerprint: str = "data-1", suite: str = "suite-1", interval: Interval | None = None
+) -> GateResult:
     failure = Failure("row_count", None, Severity.CRITICAL, {"rows": 3}, "too few")
     return GateResult(
         verdict=verdict,
@@ -39,6 +46,7 @@ def result(verdict: Verdict, fingerprint: str = "data-1", suite: str = "suite-1"
         engine="e",
         seconds=0.123456,
         checked_at=datetime.now(UTC),
+        interval=interval,
     )
 
 
@@ -101,6 +109,25 @@ def test_other_data_another_suite_or_an_old_verdict_open_nothing(ledger: SqlLedg
 def test_another_site_opens_nothing(ledger: SqlLedger) -> None:
     record(ledger, "flights", "paris", result(Verdict.PASS))
     assert look(ledger) is None
+
+
+def test_a_verdict_on_one_interval_is_not_taken_for_the_whole_nor_for_another_and_the_whole_not_for_it(
+    ledger: SqlLedger,
+) -> None:
+    night = record(ledger, "flights", "dublin", result(Verdict.PASS, interval=NIGHT))
+    assert look(ledger) is None
+    assert look(ledger, interval=DAY) is None
+    assert look(ledger, interval=NIGHT) == night
+    assert night.facts["interval"] == "2026-01-01T00:00:00Z/2026-01-01T06:00:00Z"
+
+    whole = record(ledger, "flights", "dublin", result(Verdict.PASS))
+    record(ledger, "flights", "dublin", result(Verdict.BLOCK, interval=NIGHT))
+    assert look(ledger) == whole, "a no about one interval says nothing about the verdict on the whole"
+    assert look(ledger, interval=NIGHT) is None
+
+    facts = result(Verdict.PASS, fingerprint="data-2", interval=NIGHT).facts()
+    ledger.append("gate", "flights@dublin", facts)
+    assert look(ledger, fingerprint="data-2") is None, "not even under the subject of the whole"
 
 
 def test_a_verdict_that_is_not_one_of_ours_opens_nothing(ledger: SqlLedger) -> None:
