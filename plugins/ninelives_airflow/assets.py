@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow.sdk import Asset, AssetWatcher
+from airflow.sdk import Asset, AssetAlias, AssetWatcher
 
 from ninelives_airflow.triggers.site_watch import SiteChangeTrigger
 
@@ -14,3 +14,6 @@ SITE_BACK = Asset(
 )
 RELEASE = Asset("ninelives_release")
 """A release was published at the primary site."""
+
+SERVICE_STRANDED = AssetAlias("ninelives_service_stranded")
+"""Adds to SITE_LOST when a site came back while a service is still sent to another, closed one."""

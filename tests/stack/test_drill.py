@@ -5,94 +5,39 @@ One estate for the whole file, because its start costs minutes; each test leaves
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
-from support.processes import free_port
+from support.estate import MINUTES, Estate, await_, free_base
 
 from ninelives.adapters.airflow_api import AirflowApi
 from ninelives.adapters.connected import ConnectedEstate
 from ninelives.cli.drill import airflow_api, start_drill
-from ninelives.home import Home
-from ninelives.injections import open_injections
+from ninelives.errors import Refused
+from ninelives.injections import find_injection, open_injections
+from ninelives.probing.records import BAD, read_probes
 from ninelives.replication.manifest import manifest_key, read_manifest
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
-MINUTES = 60.0
-
-
-class Estate:
-    """The running demo, used as its users do: through the command line."""
-
-    def __init__(self, home: Path, base: int) -> None:
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "NINELIVES"))},
-            "NINELIVES_HOME": str(home),
-            "NINELIVES_PORT_BASE": str(base),
-        }
-        self.home = Home(home)
-
-    def run(self, *arguments: str, timeout: float = 10 * MINUTES) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "ninelives", *arguments], env=self.environment, cwd=ROOT, text=True,
-            capture_output=True, timeout=timeout, check=False,
-        )  # fmt: skip
-
-    def json(self, *arguments: str, timeout: float = 10 * MINUTES) -> Any:
-        done = self.run(*arguments, "--json", timeout=timeout)
-        assert done.stdout, done.stderr[-3000:]
-        return json.loads(done.stdout)
-
-    @property
-    def systems(self) -> ConnectedEstate:
-        from ninelives.adapters.connections import FileConnections
-        from ninelives.estate import load_estate
-
-        estate = load_estate(self.home.root / "estate.yaml")
-        return ConnectedEstate(estate, FileConnections(self.home.connections_file), self.home)
-
-
-def await_(condition: Callable[[], Any], within: float, what: str) -> Any:
-    deadline = time.monotonic() + within
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {within:.0f} s"
-        time.sleep(0.5)
-    return found
-
 
 @pytest.fixture(scope="module")
 def estate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
-    base = next(base for base in range(21000, 30000, 100) if _free(base))
-    running = Estate(tmp_path_factory.mktemp("drill"), base)
+    running = Estate(tmp_path_factory.mktemp("drill"), free_base())
     try:
-        done = running.run("demo", timeout=14 * MINUTES)
-        running.demo = done  # type: ignore[attr-defined]
+        running.demo = running.run("demo", timeout=14 * MINUTES)
         yield running
     finally:
         stopped = running.run("stack", "down")
         assert stopped.returncode == 0, stopped.stderr
-
-
-def _free(base: int) -> bool:
-    import socket
-
-    for port in (*range(base, base + 22),):
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return False
-    return bool(free_port())
 
 
 def ready(estate: Estate) -> None:
@@ -104,8 +49,35 @@ def ready(estate: Estate) -> None:
     )
 
 
+def sites(systems: ConnectedEstate) -> tuple[str, str]:
+    """Where ``arrival-delay`` is served now, and its standby."""
+    (active,) = systems.gateway().state().active["arrival-delay"]
+    (standby,) = {"paris", "dublin"} - {active}
+    return active, standby
+
+
+def ended(api: AirflowApi, run: str, dag: str = "run_drill", within: float = 8 * MINUTES) -> str:
+    """State in which a run ended."""
+    await_(lambda: api.run_state(dag, run) in {"success", "failed"}, within, f"the end of {dag} {run}")
+    return api.run_state(dag, run)
+
+
+def evidence_of(systems: ConnectedEstate, run: str) -> dict[str, Any]:
+    """What a drill left in the ledger."""
+    (record,) = (one for one in systems.ledger().records(kind="drill") if one.facts["run"] == run)
+    return dict(record.facts)
+
+
+def injected(estate: Estate) -> None:
+    await_(lambda: any(one.lost_at for one in open_injections(estate.home)), 2 * MINUTES, "the fault")
+
+
+def everything_open(systems: ConnectedEstate) -> None:
+    await_(lambda: not systems.gateway().state().closed_sites, 5 * MINUTES, "the return through the gate")
+
+
 def test_the_demo_loses_a_site_and_says_what_users_felt(estate: Estate) -> None:
-    done = estate.demo  # type: ignore[attr-defined]
+    done = estate.demo
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Verdict: met" in done.stdout
     (newest, *_) = estate.json("drill", "list")
@@ -150,81 +122,221 @@ def test_an_active_active_service_rides_through_and_a_second_drill_is_refused(es
     first = start_drill(api, scenario="site-loss", service="late-arrival", site="paris")
     await_(lambda: open_injections(estate.home), 2 * MINUTES, "the first drill's fault")
     second = start_drill(api, scenario="site-loss", service="late-arrival", site="dublin")
-    await_(lambda: api.run_state("run_drill", second) == "failed", 2 * MINUTES, "the refusal of the second drill")
-    await_(lambda: api.run_state("run_drill", first) in {"success", "failed"}, 8 * MINUTES, "the first drill's end")
-    drills = {record.facts["run"]: record.facts for record in systems.ledger().records(kind="drill")}
-    assert drills[second]["outcome"] == "refused"
-    assert drills[first]["outcome"] == "measured", drills[first]
-    felt = drills[first]["felt"]["late-arrival"]
+    assert ended(api, second) == "failed"
+    assert evidence_of(systems, second)["outcome"] == "refused"
+    ended(api, first)
+    measured = evidence_of(systems, first)
+    assert measured["outcome"] == "measured", measured
+    felt = measured["felt"]["late-arrival"]
     assert felt["wrong"] == 0, felt
     assert felt["failed"] + felt["degraded"] <= 0.01 * felt["sent"], felt  # in flight at the kill, on a busy machine
-    assert drills[first]["verdicts"]["rto"] == "met"
+    assert measured["verdicts"]["rto"] == "met"
     assert open_injections(estate.home) == []
+
+
+def test_a_drill_is_refused_while_survivors_are_ill(estate: Estate) -> None:
+    ready(estate)
+    systems = estate.systems
+    api = airflow_api(systems)
+    store, gateway = estate.pid("dublin-store"), estate.pid("gateway")
+    assert store
+    assert gateway
+    # One ill store is no lost site, and an ill gateway is no lost site either: nothing is declared.
+    os.kill(store, signal.SIGSTOP)
+    try:
+        os.kill(gateway, signal.SIGSTOP)
+        try:
+            await_(lambda: bad_answers(estate) > 100, MINUTES, "bad answers")
+        finally:
+            os.kill(gateway, signal.SIGCONT)
+        run = start_drill(api, scenario="site-loss", service="arrival-delay", site="active")
+        assert ended(api, run) == "failed"
+    finally:
+        os.kill(store, signal.SIGCONT)
+    found = evidence_of(systems, run)
+    assert found["outcome"] == "refused"
+    reasons = "\n".join(found["reasons"])
+    assert "late-arrival: only" in reasons
+    assert "are known to be answered correctly" in reasons
+    assert open_injections(estate.home) == []
+    assert systems.ledger().current_lease("drill") is None
+
+
+def bad_answers(estate: Estate) -> int:
+    """How many of the last ten seconds' answers of late-arrival were bad."""
+    now = datetime.now(UTC)
+    outcomes = read_probes(estate.home.probes, now - timedelta(seconds=10), now, "late-arrival").column("outcome")
+    return sum(outcome in {str(bad) for bad in BAD} for outcome in outcomes.to_pylist())
 
 
 def test_when_the_gate_cannot_vouch_for_the_standbys_data_traffic_does_not_move(estate: Estate) -> None:
     ready(estate)
     systems = estate.systems
     api = airflow_api(systems)
-    (active,) = systems.gateway().state().active["arrival-delay"]
-    (standby,) = {"paris", "dublin"} - {active}
-    # Replication would write the manifest anew: begin right after one of its runs.
-    await_(lambda: _replicated_just_now(api), 8 * MINUTES, "the end of a replication")
-    systems.store(standby).delete("data", manifest_key("flights"))
-    run = api.trigger("fail_over", {"site": active, "service": "arrival-delay"})
-    await_(lambda: api.run_state("fail_over", run) in {"success", "failed"}, 3 * MINUTES, "the failover's end")
-    states = api.task_states("fail_over", run)
-    assert states["fail_over_service.verify_data[0]"] == "failed"
-    assert states["fail_over_service.move_traffic[0]"] == "upstream_failed"
-    assert api.run_state("fail_over", run) == "failed"
-    assert systems.gateway().state().active["arrival-delay"] == (active,)
-    (newest,) = systems.ledger().records(kind="failover", limit=1)
-    assert newest.facts["outcome"] == "failed"
-    assert set(newest.facts["failed_steps"]) == {"verify_data", "move_traffic"}
-    assert systems.ledger().current_lease("service:arrival-delay") is None, "the lease was given back"
+    active, standby = sites(systems)
+    with paused(estate, "replicate_data"):  # it would write the manifest anew
+        systems.store(standby).delete("data", manifest_key("flights"))
+        run = api.trigger("fail_over", {"site": active, "service": "arrival-delay"})
+        assert ended(api, run, "fail_over") == "failed"
+        states = api.task_states("fail_over", run)
+        assert states["fail_over_service.verify_data[0]"] == "failed"
+        assert states["fail_over_service.move_traffic[0]"] == "upstream_failed"
+        assert systems.gateway().state().active["arrival-delay"] == (active,)
+        (newest,) = systems.ledger().records(kind="failover", limit=1)
+        assert newest.facts["outcome"] == "failed"
+        assert set(newest.facts["failed_steps"]) == {"verify_data", "move_traffic"}
+        assert systems.ledger().current_lease("service:arrival-delay") is None, "the lease was given back"
 
-    back = api.trigger("return_site", {"site": active})
-    await_(lambda: api.run_state("return_site", back) in {"success", "failed"}, 5 * MINUTES, "the return's end")
-    assert api.run_state("return_site", back) == "success"
-    assert systems.gateway().state().closed_sites == frozenset()
-    assert read_manifest(systems.store(standby), "flights") is not None, "reconciliation brought the manifest back"
+        back = api.trigger("return_site", {"site": active})
+        assert ended(api, back, "return_site") == "success"
+        assert systems.gateway().state().closed_sites == frozenset()
+        assert read_manifest(systems.store(standby), "flights") is not None, "reconciliation brought the manifest back"
 
 
-def _replicated_just_now(api: AirflowApi) -> bool:
-    runs = api.runs("replicate_data", limit=3)
-    if any(run["state"] in {"queued", "running"} for run in runs):
-        return False
-    ended = max(datetime.fromisoformat(run["end_date"]) for run in runs if run["end_date"])
-    return datetime.now(UTC) - ended < timedelta(seconds=90)
+@contextmanager
+def paused(estate: Estate, dag: str) -> Iterator[None]:
+    """No run of ``dag`` is under way or starts."""
+    client, api = signed_in(estate, "ada"), airflow_api(estate.systems)
+    client.patch(f"/api/v2/dags/{dag}", json={"is_paused": True}).raise_for_status()
+    try:
+        await_(
+            lambda: all(run["state"] not in {"queued", "running"} for run in api.runs(dag, limit=3)),
+            5 * MINUTES,
+            f"the end of {dag}",
+        )
+        yield
+    finally:
+        client.patch(f"/api/v2/dags/{dag}", json={"is_paused": False}).raise_for_status()
 
 
-def test_with_scheduler_and_prober_killed_the_site_comes_back_and_the_verdict_is_unknown(estate: Estate) -> None:
+def signed_in(estate: Estate, user: str) -> httpx.Client:
+    """Airflow's API as one of the estate's people, as bare as an attacker would use it."""
+    url, passwords = airflow_api(estate.systems).url, estate.passwords
+    answer = httpx.post(f"{url}/auth/token", json={"username": user, "password": passwords[user]}, timeout=60)
+    token = answer.raise_for_status().json()["access_token"]
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+
+
+def test_four_eyes_hold_when_the_requester_patches_the_task_and_forges_the_answer(estate: Estate) -> None:
     ready(estate)
     systems = estate.systems
-    api = airflow_api(systems)
-    run = start_drill(api, scenario="site-loss", service="late-arrival", site="paris")
-    await_(lambda: any(one.lost_at for one in open_injections(estate.home)), 2 * MINUTES, "the fault")
-    kill(estate, "airflow-scheduler")
-    # Kept dead for longer than the RTO of 5 s: nobody can say what users felt then.
-    deadline = time.monotonic() + 8
-    while time.monotonic() < deadline:
-        kill(estate, "prober")
-    await_(lambda: not open_injections(estate.home), 7 * MINUTES, "the return of the site's processes")
-    await_(lambda: api.run_state("run_drill", run) in {"success", "failed"}, 10 * MINUTES, "the drill's end")
-    (record,) = (one for one in systems.ledger().records(kind="drill") if one.facts["run"] == run)
-    assert record.facts["outcome"] == "measured"
-    assert record.facts["felt"]["late-arrival"]["unknown"] > 0
-    assert record.facts["verdicts"]["rto"] == "unknown"
-    assert record.facts["verdict"] == "unknown"
-    assert api.run_state("run_drill", run) == "failed", "unknown is never met"
-    await_(lambda: not systems.gateway().state().closed_sites, 5 * MINUTES, "the return through the gate")
+    policy = estate.home.root / "estate.yaml"
+    declared = policy.read_text()
+    ada, grace = (AirflowApi(airflow_api(systems).url, user, estate.passwords[user]) for user in ("ada", "grace"))
+    policy.write_text(declared.replace("approval: none", "approval: four-eyes"))
+    try:
+        run = start_drill(ada, scenario="site-loss", service="late-arrival", site=sites(systems)[1])
+        asked(ada, run)
+        with pytest.raises(Refused, match="403"):
+            ada.answer("run_drill", run, "approve_drill", "Approve")
+        attacker, task = signed_in(estate, "ada"), f"/api/v2/dags/run_drill/dagRuns/{run}/taskInstances/approve_drill"
+        forged = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "grace"}}
+        attacker.patch(task, json={"new_state": "success"}).raise_for_status()
+        attacker.post(f"{task}/xcomEntries", json={"key": "return_value", "value": forged}).raise_for_status()
+        assert ended(ada, run) == "failed"
+        states = ada.task_states("run_drill", run)
+        assert (states["approve_drill"], states["lose_site"]) == ("success", "failed"), "Airflow itself let it through"
+        assert evidence_of(systems, run)["outcome"] == "not injected"
+        assert find_injection(estate.home, run) is None
+
+        approved = start_drill(ada, scenario="site-loss", service="late-arrival", site=sites(systems)[1])
+        asked(ada, approved)
+        grace.answer("run_drill", approved, "approve_drill", "Approve")
+        injected(estate)
+    finally:
+        policy.write_text(declared)
+    # And a run that somebody marks as failed brings its site back at once, and does not end as a success.
+    ada.set_run_state("run_drill", approved, "failed")
+    await_(lambda: not open_injections(estate.home), 2 * MINUTES, "the return of the site's processes")
+    (undone,) = (one for one in [find_injection(estate.home, approved)] if one)
+    assert undone.undone_by == "restore_site"
+    assert undone.undone_at
+    assert undone.undone_at < undone.expires_at
+    assert ended(ada, approved) == "failed"
+    everything_open(systems)
+
+
+def asked(api: AirflowApi, run: str) -> None:
+    """Wait until the approval is asked for, and a person can have read it.
+
+    An answer in the same second as the question can find the task half parked, and Airflow then fails its try.
+    """
+    await_(lambda: api.task_states("run_drill", run)["approve_drill"] == "awaiting_input", 2 * MINUTES, "the question")
+    parked = time.monotonic()
+    await_(lambda: time.monotonic() - parked > 3, MINUTES, "reading the question")
+
+
+def test_the_loss_of_the_other_site_during_a_failover_moves_nothing_and_ends_the_drill(estate: Estate) -> None:
+    ready(estate)
+    systems = estate.systems
+    api, ledger = airflow_api(systems), systems.ledger()
+    active, standby = sites(systems)
+    before = ledger.head().seq
+    run = start_drill(api, scenario="site-loss", service="arrival-delay", site=active)
+    await_(lambda: ledger.records(kind="loss", subject=active, limit=1)[0].seq > before, 2 * MINUTES, "the failover")
+    systems.control(standby).lose()
+    try:
+        await_(lambda: open_injections(estate.home) == [], 3 * MINUTES, "the drill's end of its fault")
+        undone = find_injection(estate.home, run)
+        assert undone
+        assert undone.undone_by == "restore_site"
+        assert undone.undone_at
+        assert undone.undone_at < undone.expires_at, "survivors fell below the declared rate: restored at once"
+        (failover,) = ledger.records(kind="failover", subject="arrival-delay", limit=1)
+        assert failover.seq > before
+        assert failover.facts["outcome"] == "failed"
+        assert systems.gateway().state().active["arrival-delay"] == (active,), "no traffic to a site that is gone"
+        # The drilled site comes back alone: the other one is declared lost, and users are served again.
+        await_(lambda: systems.gateway().state().closed_sites == {standby}, 5 * MINUTES, "the return of one site")
+        await_(lambda: bad_answers(estate) == 0, MINUTES, "good answers")
+    finally:
+        systems.control(standby).restore()
+    everything_open(systems)
+    assert ended(api, run) == "failed"
+    facts = evidence_of(systems, run)
+    assert facts["outcome"] == "measured"
+    assert facts["verdict"] != "met"
+    assert "await_recovery failed" in facts["problem"]
     assert estate.json("evidence", "verify")["verdict"] == "whole"
 
 
-def kill(estate: Estate, program: str) -> None:
-    """Kill -9 the process that runs ``program`` now, if one does."""
-    rows = estate.json("stack", "status")["programs"]
-    (pid,) = (row["pid"] for row in rows if row["program"] == program)
-    if pid:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def test_with_worker_scheduler_and_prober_killed_the_site_comes_back_and_the_verdict_is_unknown(estate: Estate) -> None:
+    ready(estate)
+    systems = estate.systems
+    api = airflow_api(systems)
+    run = start_drill(api, scenario="site-loss", service="late-arrival", site=sites(systems)[1])
+    injected(estate)
+    estate.kill("airflow-scheduler")
+    # Kept dead for longer than the RTO of 5 s: nobody can say what users felt then.
+    deadline = time.monotonic() + 8
+    while time.monotonic() < deadline:
+        estate.kill("prober")
+    kill_worker_of(estate, run, "restore_site")
+    await_(lambda: not open_injections(estate.home), 7 * MINUTES, "the return of the site's processes")
+    assert ended(api, run, within=10 * MINUTES) == "failed", "unknown is never met"
+    facts = evidence_of(systems, run)
+    assert facts["outcome"] == "measured"
+    assert facts["felt"]["late-arrival"]["unknown"] > 0
+    assert facts["verdicts"]["rto"] == "unknown"
+    assert facts["verdict"] == "unknown"
+    everything_open(systems)
+    assert estate.json("evidence", "verify")["verdict"] == "whole"
+
+
+def kill_worker_of(estate: Estate, run: str, task: str) -> None:
+    """Kill -9 the worker in the middle of a task, and the task's own process with it."""
+    client, path = signed_in(estate, "ada"), f"/api/v2/dags/run_drill/dagRuns/{run}/taskInstances/{task}"
+    found = await_(
+        lambda: client.get(path).raise_for_status().json()["state"] == "running" and workers_of(client.get(path)),
+        5 * MINUTES,
+        f"{task} at work",
+    )
+    for process in found:
+        for each in (*process.children(recursive=True), process):
+            each.kill()
+
+
+def workers_of(instance: httpx.Response) -> list[psutil.Process]:
+    """A worker's title names the task instance that it works on."""
+    name = str(instance.json()["id"])
+    return [one for one in psutil.process_iter(["cmdline"]) if name in " ".join(one.info["cmdline"] or ())]

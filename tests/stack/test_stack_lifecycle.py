@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from support.estate import free_base
 
 from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.s3 import S3ObjectStore
@@ -30,19 +30,6 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 DEMO = Path(__file__).parents[2] / "include" / "estates" / "demo" / "estate.yaml"
 LIGHT = frozenset(Part) - {Part.GATEWAY, Part.KEEPER}
-
-
-def _free_base(size: int = 30) -> int:
-    """A base with ``size`` free ports after it, below the range that the kernel hands out."""
-    for base in range(20000 + os.getpid() % 50 * 200, 32000, size):
-        try:
-            for port in range(base, base + size):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return base
-    raise AssertionError("no free ports")
 
 
 def _until(condition: Callable[[], bool], what: str, patience: float = 90.0) -> None:
@@ -77,7 +64,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A light estate: PostgreSQL, both sites, gateway, keeper."""
     made = Home(tmp_path_factory.mktemp("estate"))
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("NINELIVES_PORT_BASE", str(_free_base()))
+        environment.setenv("NINELIVES_PORT_BASE", str(free_base()))
         try:
             lifecycle.up(made, DEMO, LIGHT)
             yield made
@@ -182,7 +169,7 @@ def test_a_second_estate_is_refused_on_the_same_ports_and_runs_on_others(
         with pytest.raises(Refused, match=rf"\(gateway\) is held by envoy \(pid {holder}\)"):
             lifecycle.up(second, DEMO, LIGHT)
         assert processes.remaining(second) == []
-        monkeypatch.setenv("NINELIVES_PORT_BASE", str(_free_base()))
+        monkeypatch.setenv("NINELIVES_PORT_BASE", str(free_base()))
         lifecycle.up(second, DEMO, LIGHT)
         assert lifecycle.status(second)["up"]
     finally:
@@ -195,7 +182,7 @@ def test_a_start_that_fails_half_way_names_the_log_and_leaves_nothing_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Home(tmp_path)
-    monkeypatch.setenv("NINELIVES_PORT_BASE", str(_free_base()))
+    monkeypatch.setenv("NINELIVES_PORT_BASE", str(free_base()))
     data = tmp_path / "postgres" / "data"
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("9.6\n")
@@ -207,7 +194,7 @@ def test_a_start_that_fails_half_way_names_the_log_and_leaves_nothing_running(
 
 def test_a_start_that_is_told_to_end_leaves_nothing_running(tmp_path: Path) -> None:
     cut = Home(tmp_path)
-    environment = {**os.environ, "NINELIVES_HOME": str(tmp_path), "NINELIVES_PORT_BASE": str(_free_base())}
+    environment = {**os.environ, "NINELIVES_HOME": str(tmp_path), "NINELIVES_PORT_BASE": str(free_base())}
     starting = subprocess.Popen(
         [sys.executable, "-m", "ninelives", "stack", "up", "--estate", str(DEMO), "--only", ""], env=environment
     )
@@ -223,7 +210,7 @@ def test_a_start_that_is_told_to_end_leaves_nothing_running(tmp_path: Path) -> N
 
 def test_a_nearly_full_disk_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "MIN_FREE", 10**18)
-    monkeypatch.setenv("NINELIVES_PORT_BASE", str(_free_base()))
+    monkeypatch.setenv("NINELIVES_PORT_BASE", str(free_base()))
     with pytest.raises(Refused, match=r"disk is nearly full.*GB free"):
         lifecycle.up(Home(tmp_path), DEMO, LIGHT)
     assert processes.remaining(Home(tmp_path)) == []

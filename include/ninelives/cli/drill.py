@@ -156,6 +156,9 @@ def drill_report(record: Record) -> RenderableType:
     promises.add_row("RPO", _seconds(facts["rpo_seconds"]), f"{promise['rpo_seconds']:.0f} s", _colour(verdicts["rpo"]))
     steps = [f"{name.replace('_', ' ')} after {step['seconds']:.1f} s" for name, step in facts["recovery"].items()]
     lines += [felt, promises, f"[dim]{'; '.join(steps)}[/dim]"]
+    if phases := facts["recovery"].get("failed_over", {}).get("phases"):
+        told = ", ".join(f"{name} {phases[name]:.1f} s" for name in ("detection", "decision", "activation", "shift"))
+        lines.append(f"[dim]failover: {told}; of these Airflow's {phases['airflow']:.1f} s[/dim]")
     if facts.get("problem"):
         lines.append(f"[red]{facts['problem']}[/red]")
     lines.append(f"Verdict: {_colour(facts['verdict'])}    evidence {record.seq}: ninelives evidence show {record.seq}")

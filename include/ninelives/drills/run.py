@@ -186,8 +186,11 @@ def wait_for_probes(folder: Path, until: datetime) -> Heartbeat:
 
 
 def _recovery(systems: Systems, drill: Drill, lost_at: datetime) -> dict[str, Any]:
-    """When the site was declared lost, traffic moved and the site came back, in seconds from the loss."""
-    ledger, found = systems.ledger(), {}
+    """When the site was declared lost, traffic moved and the site came back, in seconds from the loss.
+
+    A failover also says how long its ``phases`` took, of which ``detection`` can only be told here.
+    """
+    ledger, found = systems.ledger(), dict[str, Any]()
     for name, kind, subject in (
         ("declared", "loss", drill.site),
         ("failed_over", "failover", drill.service),
@@ -197,4 +200,7 @@ def _recovery(systems: Systems, drill: Drill, lost_at: datetime) -> dict[str, An
         if records:
             first = records[-1]
             found[name] = {"seconds": (first.at - lost_at).total_seconds(), "evidence": first.seq}
+            if phases := first.facts.get("phases"):
+                detection = datetime.fromisoformat(first.facts["declared_at"]) - lost_at
+                found[name]["phases"] = {"detection": detection.total_seconds(), **phases}
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -48,6 +48,12 @@ class FailoverPlan:
     token: int
     holder: str
     warnings: tuple[str, ...]
+    declared_at: str
+    """When the loss was declared, by the site watch or by the start of the run (ISO, UTC)."""
+    decided_at: str
+    """When this plan was made (ISO, UTC)."""
+    decided_in: float
+    """Seconds that deciding took by itself."""
 
     @classmethod
     def from_dict(cls, plan: Mapping[str, Any]) -> FailoverPlan:
@@ -62,15 +68,23 @@ class FailoverPlan:
 
 
 def decide_failover(
-    systems: Systems, *, lost_site: str, reasons: Sequence[str], holder: str, only: str | None = None
+    systems: Systems,
+    *,
+    lost_site: str,
+    reasons: Sequence[str],
+    holder: str,
+    declared_at: datetime,
+    only: str | None = None,
 ) -> list[FailoverPlan]:
     """Close ``lost_site``, and plan the failover of each active-passive service that it served.
 
     :param reasons: why the site counts as lost, for the evidence
     :param holder: the run that does this; the same holder may repeat the step
+    :param declared_at: when the site was declared lost
     :param only: restrict the failover to this service
     :raises Refused: a service cannot be moved, or this comes late: it was moved already. Each refusal is in the ledger
     """
+    began = time.monotonic()
     estate, ledger, gateway = systems.estate, systems.ledger(), systems.gateway()
     if lost_site not in estate.site_names:
         raise Refused("failover", [f"the estate has no site {lost_site}; it has {', '.join(estate.site_names)}"])
@@ -91,7 +105,7 @@ def decide_failover(
         if not repeated and only is None and lost_site not in gateway.state().active[service.name]:
             continue  # only its standby is lost: users feel nothing, and there is nothing to move
         try:
-            plans.append(_plan(systems, service, lost_site, holder))
+            plans.append(_plan(systems, service, lost_site, holder, declared_at))
         except Refused as refusal:
             refusals += refusal.reasons
             if not ledger.written(key := f"failover/{service.name}/{holder}"):
@@ -99,10 +113,10 @@ def decide_failover(
                 ledger.append("failover", service.name, facts, once=key)
     if refusals and not plans:
         raise Refused("failover", refusals)
-    return plans
+    return [replace(plan, decided_in=time.monotonic() - began) for plan in plans]
 
 
-def _plan(systems: Systems, service: Service, lost_site: str, holder: str) -> FailoverPlan:
+def _plan(systems: Systems, service: Service, lost_site: str, holder: str, declared_at: datetime) -> FailoverPlan:
     active = systems.gateway().state().active[service.name]
     if lost_site not in active:
         raise Refused("failover", [f"{service.name} is served from {', '.join(active)}, not from {lost_site}"])
@@ -112,7 +126,18 @@ def _plan(systems: Systems, service: Service, lost_site: str, holder: str) -> Fa
         raise Refused("failover", [reason for standby in standbys for reason in standby.reasons])
     lease = systems.ledger().take_lease(f"service:{service.name}", holder, LEASE_TTL)
     dataset = systems.estate.dataset_of(service).name
-    return FailoverPlan(service.name, dataset, lost_site, target.site, lease.token, holder, target.warnings)
+    return FailoverPlan(
+        service=service.name,
+        dataset=dataset,
+        lost_site=lost_site,
+        target=target.site,
+        token=lease.token,
+        holder=holder,
+        warnings=target.warnings,
+        declared_at=declared_at.isoformat(),
+        decided_at=datetime.now(UTC).isoformat(),
+        decided_in=0.0,
+    )
 
 
 def find_readiness(systems: Systems, service: Service, site: str) -> Readiness:
@@ -140,12 +165,15 @@ def find_readiness(systems: Systems, service: Service, site: str) -> Readiness:
     return judge_readiness(service, dataset, facts)
 
 
-def verify_data(systems: Systems, plan: FailoverPlan) -> Record:
+def verify_data(systems: Systems, plan: FailoverPlan) -> dict[str, Any]:
     """The gate's verdict on the data at the target: a fresh one from the ledger, otherwise the gate is run now.
 
+    :return: ``verdict``, its ``evidence`` and the ``seconds`` that asking took
     :raises Refused: the gate says no, or cannot say
     """
-    return usable_verdict(systems, plan.dataset, plan.target)
+    started = time.monotonic()
+    record = usable_verdict(systems, plan.dataset, plan.target)
+    return {"verdict": record.facts["verdict"], "evidence": record.seq, "seconds": time.monotonic() - started}
 
 
 def warm_up(systems: Systems, plan: FailoverPlan) -> dict[str, Any]:
@@ -237,6 +265,26 @@ def await_correct_answers(systems: Systems, service_name: str, site: str) -> Non
     raise Unavailable(f"{service_name} does not answer correctly through the gateway after {ANSWER_DEADLINE} s: {last}")
 
 
+def phases(plan: FailoverPlan, steps: Mapping[str, Any]) -> dict[str, float]:
+    """How the seconds from the declaration of the loss to the first correct answers were spent; empty unless moved.
+
+    :return: ``decision``, ``activation`` and ``shift``, which follow each other, and ``airflow``: what of them was
+        none of the steps' own work
+    """
+    verify, warm, move = (steps.get(name) for name in ("verify_data", "warm_up_standby", "move_traffic"))
+    if not (verify and warm and move):
+        return {}
+    declared, decided, moved = map(datetime.fromisoformat, (plan.declared_at, plan.decided_at, move["moved_at"]))
+    decision, activation = (decided - declared).total_seconds(), (moved - decided).total_seconds()
+    own_work = plan.decided_in + max(verify["seconds"], warm["seconds"])
+    return {
+        "decision": decision,
+        "activation": activation,
+        "shift": move["seconds"],
+        "airflow": max(0.0, decision + activation - own_work),
+    }
+
+
 def record_failover(systems: Systems, plan: FailoverPlan, steps: Mapping[str, Any]) -> Record:
     """Leave evidence of what was done or not done, give the lease back and anchor the ledger.
 
@@ -250,6 +298,8 @@ def record_failover(systems: Systems, plan: FailoverPlan, steps: Mapping[str, An
         "outcome": "failed" if missing else "moved",
         "failed_steps": missing,
         "steps": dict(steps),
+        "declared_at": plan.declared_at,
+        "phases": phases(plan, steps),
         "warnings": list(plan.warnings),
         "token": plan.token,
         "run": plan.holder,

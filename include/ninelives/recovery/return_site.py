@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ninelives.errors import NinelivesError, Refused, Unavailable
+from ninelives.estate import Estate, Mode
 from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
-from ninelives.ports import Record, Replica, Systems
+from ninelives.ports import GatewayState, Record, Replica, Systems
 from ninelives.recovery.failover import LEASE_TTL
 from ninelives.releases.golden import answers_match
 from ninelives.releases.publish import read_release
@@ -60,6 +61,20 @@ def reopen_site(systems: Systems, site: str, *, holder: str) -> Record:
     ledger.release_lease(lease)
     anchor(ledger, systems.stores())
     return record
+
+
+def stranded_sites(estate: Estate, state: GatewayState, site: str) -> dict[str, list[str]]:
+    """Closed sites that still hold the traffic of a service which ``site``, open again, could serve, with why.
+
+    After the loss of every site of a service the failover found no target: now there is one, and it must be told.
+    """
+    found: dict[str, list[str]] = {}
+    for service in estate.services_at(site):
+        for active in state.active[service.name]:
+            if service.mode is Mode.ACTIVE_PASSIVE and active in state.closed_sites:
+                why = f"{service.name} is still sent to {active}, which is closed, and {site} is open again"
+                found.setdefault(active, []).append(why)
+    return found
 
 
 def _load_all(systems: Systems, site: str, replica: Replica) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
@@ -32,25 +34,42 @@ class DecideFailoverOperator(EstateOperator):
         from ninelives.recovery.failover import decide_failover
 
         plans = []
-        for site, reasons in lost_sites(context, self.site).items():
+        for declaration in declarations(context, self.site):
             plans += decide_failover(
-                systems, lost_site=site, reasons=reasons, holder=context["run_id"], only=self.service or None
+                systems,
+                lost_site=declaration.site,
+                reasons=declaration.reasons,
+                holder=context["run_id"],
+                declared_at=declaration.at,
+                only=self.service or None,
             )
         return [plan.to_dict() for plan in plans]
 
 
-def lost_sites(context: Context, by_hand: str) -> dict[str, list[str]]:
-    """Which sites this run is about, with why: from its asset events, or from the person who started it."""
-    sites: dict[str, list[str]] = {}
+@dataclass
+class Declaration:
+    """A site that this run is about, why, and since when that is known."""
+
+    site: str
+    reasons: list[str]
+    at: datetime
+
+
+def declarations(context: Context, by_hand: str) -> list[Declaration]:
+    """From the run's asset events, one per site, or from the person who started it."""
+    sites: dict[str, Declaration] = {}
     for events in context.get("triggering_asset_events", {}).values():
         for event in events:
             payload = event.extra["payload"]
-            sites.setdefault(payload["site"], []).extend(payload["reasons"])
+            at = datetime.fromisoformat(payload["declared_at"])
+            sites.setdefault(payload["site"], Declaration(payload["site"], [], at)).reasons.extend(payload["reasons"])
     if not sites and by_hand:
-        sites[by_hand] = [f"declared by {context['dag_run'].triggering_user_name or 'an unnamed user'}"]
+        run = context["dag_run"]
+        who = run.triggering_user_name or "an unnamed user"
+        sites[by_hand] = Declaration(by_hand, [f"declared by {who}"], run.run_after)
     if not sites:
         raise AirflowFailException("No site to act on: start the run with a site, or let the site watch start it.")
-    return sites
+    return list(sites.values())
 
 
 class FailoverStepOperator(EstateOperator):
@@ -72,8 +91,7 @@ class VerifyDataOperator(FailoverStepOperator):
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.recovery.failover import FailoverPlan, verify_data
 
-        record = verify_data(systems, FailoverPlan.from_dict(self.plan))
-        return {"verdict": record.facts["verdict"], "evidence": record.seq}
+        return verify_data(systems, FailoverPlan.from_dict(self.plan))
 
 
 class WarmUpStandbyOperator(FailoverStepOperator):

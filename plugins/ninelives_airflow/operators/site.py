@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ninelives_airflow.assets import SERVICE_STRANDED, SITE_LOST
 from ninelives_airflow.operators.base import EstateOperator
-from ninelives_airflow.operators.failover import lost_sites
+from ninelives_airflow.operators.failover import declarations
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,12 +30,14 @@ class ReconcileSiteOperator(EstateOperator):
     def act(self, systems: EstateHook, context: Context) -> list[dict[str, Any]]:
         from ninelives.recovery.return_site import reconcile_site
 
-        sites = lost_sites(context, self.site)
+        sites = [declaration.site for declaration in declarations(context, self.site)]
         return [{"site": site, "reconciled": reconcile_site(systems, site)} for site in sites]
 
 
 class ReopenSiteOperator(EstateOperator):
     """Open a site to traffic once its data passes the gate and its replicas answer correctly.
+
+    A service whose every site was lost is stranded at a closed one: for it a failover to this site is started.
 
     :param reconciled: one result of ``reconcile_site``
     """
@@ -41,12 +45,15 @@ class ReopenSiteOperator(EstateOperator):
     template_fields = ("reconciled",)
 
     def __init__(self, *, reconciled: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(outlets=[SERVICE_STRANDED], **kwargs)
         self.reconciled = reconciled
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.recovery.return_site import reopen_site
+        from ninelives.recovery.return_site import reopen_site, stranded_sites
 
         site = self.reconciled["site"]
         record = reopen_site(systems, site, holder=context["run_id"])
+        for lost, reasons in stranded_sites(systems.estate, systems.gateway().state(), site).items():
+            declaration = {"site": lost, "reasons": reasons, "declared_at": datetime.now(UTC).isoformat()}
+            context["outlet_events"][SERVICE_STRANDED].add(SITE_LOST, extra={"payload": declaration})
         return {"site": site, "verdicts": record.facts["verdicts"], "evidence": record.seq}
