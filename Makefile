@@ -17,7 +17,7 @@ down: setup ## stop it
 	@ninelives stack down
 
 test: setup ## every test, on real processes
-	@python -m pytest $(PYTEST_ARGS)
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: setup ## what must pass before a commit
 	@ruff check .
