@@ -28,6 +28,7 @@ from ninelives.releases.publish import read_release
 from ninelives.serving.warm_up import settle
 
 ROOT = Path(__file__).parents[2]
+PRIVATE = ("AIRFLOW", "NINELIVES", "VIRTUAL")
 HOP_SECONDS = 0.34
 HOPS = 4
 """From the event to deciding, warming up, moving: three tasks, and the event's own way to the scheduler."""
