@@ -7,6 +7,8 @@ and only then let the gateway send traffic again. Then judge every copy, so that
 - **Runs** when the site watch sees a lost site back for good, or by hand with a site.
 - **Loses nothing**: what only one side has is copied to the other; the same key with different bytes is kept twice and
   reported as a conflict.
+- **Fails over** to the returned site what is still sent to another, closed one: after the loss of every site of a
+  service the failover had found no target.
 - **Refuses** to open a site whose data does not pass the gate, or whose replicas answer wrongly.
 - **On failure** the site stays closed and the survivors go on; repair what the task names and clear it.
 """
@@ -14,7 +16,7 @@ and only then let the gateway send traffic again. Then judge every copy, so that
 import pendulum
 from airflow.sdk import DAG, Param
 
-from ninelives_airflow.assets import SITE_BACK
+from ninelives_airflow.assets import INCIDENT_OVER, SITE_BACK
 from ninelives_airflow.defaults import DEFAULT_ARGS, Tag
 from ninelives_airflow.operators.gate import QualityGateOperator
 from ninelives_airflow.operators.replication import ListCopiesOperator
@@ -32,8 +34,10 @@ with DAG(
     params={"site": Param("", type="string", description="The returning site, when a person starts the run.")},
 ):
     reconcile_site = ReconcileSiteOperator(task_id="reconcile_site", site="{{ params.site }}")
-    reopen_site = ReopenSiteOperator.partial(task_id="reopen_site").expand(reconciled=reconcile_site.output)
+    reopen_site = ReopenSiteOperator.partial(task_id="reopen_site", outlets=[SERVICE_STRANDED]).expand(
+        reconciled=reconcile_site.output
+    )
     # Reconciling changed every copy: without a verdict on each, the next failover would have to wait for the gate.
-    list_copies = ListCopiesOperator(task_id="list_copies")
+    list_copies = ListCopiesOperator(task_id="list_copies", outlets=[INCIDENT_OVER])
     check_quality = QualityGateOperator.partial(task_id="check_quality").expand_kwargs(list_copies.output)
     reopen_site >> list_copies

@@ -154,8 +154,7 @@ class Load:
 
 def logged_durations(stack: Stack, service: str) -> list[int]:
     """Milliseconds that each request to ``service`` took in the gateway so far."""
-    lines = (stack.envoy.folder / "access.jsonl").read_text().splitlines()
-    return [entry["duration_ms"] for entry in map(json.loads, lines) if entry["service"] == service]
+    return [entry["duration_ms"] for entry in stack.envoy.requests() if entry["service"] == service]
 
 
 def test_active_active_loses_no_request_when_a_whole_site_is_killed_under_200_per_second(
@@ -421,8 +420,7 @@ def test_every_request_is_logged_with_service_site_and_model_version(stack: Stac
     stack.ask("alpha")
 
     def logged() -> bool:
-        lines = (stack.envoy.folder / "access.jsonl").read_text().splitlines()
-        last = json.loads(lines[-1])
+        last = stack.envoy.requests()[-1]
         return (last["service"], last["site"], last["model_version"], last["attempts"]) == ("alpha", "paris", "1", 1)
 
     wait_until(logged, "the request is in the access log")

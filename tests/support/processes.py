@@ -208,6 +208,11 @@ class GatewayProcess:
     def kill(self) -> None:
         self.process.kill()
 
+    def requests(self) -> list[dict[str, Any]]:
+        """The access log, which shares a file with Envoy's own warnings; a line half written is left out."""
+        lines = self.process.log.read_text().split("\n")[:-1]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
     def await_healthy(self, service: str, **replicas: int) -> None:
         """Wait until the gateway sees so many healthy replicas per site."""
         wait_until(lambda: dict(self.gateway.healthy_sites(service)) == replicas, f"{service} is healthy: {replicas}")

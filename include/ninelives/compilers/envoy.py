@@ -59,7 +59,7 @@ def compile_gateway(
     """All files by name.
 
     :param endpoints: per site, IP address and port of every replica
-    :param folder: absolute; where the files will be, and the access log
+    :param folder: absolute; where the files will be
     :param listen: IP address and port for users
     :param admin: IP address and port for the administration interface; keep it on loopback
     """
@@ -170,7 +170,7 @@ def _listener(listen: tuple[str, int], folder: Path) -> Document:
             },
         ],
         "local_reply_config": {"mappers": [_error_as_json()]},
-        "access_log": [_access_log(folder)],
+        "access_log": [_access_log()],
     }
     return {
         "name": "services",
@@ -191,12 +191,12 @@ def _error_as_json() -> Document:
     }
 
 
-def _access_log(folder: Path) -> Document:
+def _access_log() -> Document:
+    # To standard output: whoever supervises Envoy rotates it, as it does every other log.
     return {
-        "name": "envoy.access_loggers.file",
+        "name": "envoy.access_loggers.stdout",
         "typed_config": {
-            "@type": f"{_TYPE}.extensions.access_loggers.file.v3.FileAccessLog",
-            "path": str(folder / "access.jsonl"),
+            "@type": f"{_TYPE}.extensions.access_loggers.stream.v3.StdoutAccessLog",
             "log_format": {
                 "json_format": {
                     "at": "%START_TIME%",

@@ -92,11 +92,21 @@ def _program(local: LocalEstate, program: Program) -> list[str]:
         f"stopwaitsecs={program.stop_wait}",
         f"stopasgroup={whole_group}",
         "killasgroup=true",
-        "redirect_stderr=true",
-        f"stdout_logfile={_text(_text(local.log_of(program.name)))}",  # supervisord expands this one twice
-        "stdout_logfile_maxbytes=10MB",
-        "stdout_logfile_backups=1",
+        *_logs(local, program),
     ]
+
+
+def _logs(local: LocalEstate, program: Program) -> list[str]:
+    """One file per program; the gateway's requests, its standard output, have one of their own."""
+    log = _text(_text(local.log_of(program.name)))  # supervisord expands these twice
+    if program.kind != "gateway":
+        return ["redirect_stderr=true", *_rotated("stdout", log, "10MB")]
+    requests = _text(_text(local.home.logs / "access.jsonl"))
+    return [*_rotated("stdout", requests, "100MB"), *_rotated("stderr", log, "10MB")]
+
+
+def _rotated(stream: str, log: str, size: str) -> list[str]:
+    return [f"{stream}_logfile={log}", f"{stream}_logfile_maxbytes={size}", f"{stream}_logfile_backups=1"]
 
 
 def _text(value: object) -> str:

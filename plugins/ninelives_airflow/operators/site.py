@@ -45,7 +45,7 @@ class ReopenSiteOperator(EstateOperator):
     template_fields = ("reconciled",)
 
     def __init__(self, *, reconciled: Any, **kwargs: Any) -> None:
-        super().__init__(outlets=[SERVICE_STRANDED], **kwargs)
+        super().__init__(**kwargs)
         self.reconciled = reconciled
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:

@@ -127,6 +127,9 @@ def test_supervisord_reads_its_configuration_back_from_a_path_with_spaces_and_pe
     for config in groups["site-paris"]:
         assert (config.stopsignal.name, config.killasgroup, config.stopasgroup) == ("SIGKILL", True, True)
         assert config.stdout_logfile == str(local.log_of(config.name))
+    (gateway,) = groups["gateway"]
+    assert gateway.stdout_logfile == str(local.home.logs / "access.jsonl"), "its requests, apart from what it says"
+    assert gateway.stderr_logfile == str(local.log_of("gateway"))
     assert not any(config.autostart for configs in groups.values() for config in configs)
 
 
