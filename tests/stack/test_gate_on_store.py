@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import support.gate
 from support.gate import GatedSite, gated_site, objects, publish
@@ -16,6 +19,7 @@ from ninelives.cli.common import ExitCode
 from ninelives.errors import Refused, Unavailable
 from ninelives.gates.evidence import has_verdict, run_gate, usable_verdict
 from ninelives.gates.interval import Interval
+from ninelives.gates.suite import load_suite
 from ninelives.gates.verdict import Verdict
 from ninelives.ports import Record
 from ninelives.replication.manifest import BUCKET, manifest_key
@@ -118,3 +122,35 @@ def test_one_interval_is_judged_by_itself_and_stands_for_nothing_else(
     asked = CliRunner().invoke(app, ["gate", "run", "flights", *of_next_year])
     (answer,) = json.loads(asked.stdout)
     assert (asked.exit_code, answer["verdict"], answer["rows"]) == (ExitCode.MET, "warn", 0), asked.output
+
+
+def test_what_fails_can_be_seen_row_by_row_and_a_first_suite_is_suggested_but_nothing_overwritten(
+    site: GatedSite, january: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NINELIVES_HOME", str(site.home.root))
+    (newest,) = [key for key in january if "day=2013-01-31" in key]
+    flights = pq.read_table(io.BytesIO(january[newest]))
+    where = flights.schema.get_field_index("carrier")
+    wrong = pa.array(["XX", *flights["carrier"].to_pylist()[1:]])
+    buffer = io.BytesIO()
+    pq.write_table(flights.set_column(where, "carrier", wrong), buffer)
+    publish(site.store, january | {newest: buffer.getvalue()})
+
+    asked = CliRunner().invoke(app, ["gate", "explain", "flights", "--site", "dublin", "--json"])
+    answer = json.loads(asked.stdout)
+    assert (asked.exit_code, answer["verdict"]) == (ExitCode.MISSED, "block"), asked.output
+    (failed,) = [e for e in answer["expectations"] if e["met"] is False]
+    assert [(row["carrier"], row["day"]) for row in failed["rows"]] == [("XX", 31)]
+    assert "16 carriers" in failed["reason"]
+    assert site.systems().ledger().records(kind="gate") == [], "rows are data; nothing of them is kept"
+    text = CliRunner().invoke(app, ["gate", "explain", "flights", "--site", "dublin", "--rows", "1"])
+    assert "NOT MET: expect_column_values_to_be_in_set of carrier (critical)" in text.stdout
+
+    first = ["gate", "suggest", "flights", "--site", "dublin"]
+    refused = CliRunner().invoke(app, first)
+    assert isinstance(refused.exception, Refused), "the suite that is there stays as it is"
+    written = CliRunner().invoke(app, [*first, "--output", str(tmp_path / "new" / "suite.json"), "--json"])
+    assert written.exit_code == ExitCode.MET, written.output
+    suite = load_suite(tmp_path / "new" / "suite.json")
+    assert suite.min_rows == 27_004 // 2
+    assert suite.columns["time_hour"] == "timestamp[us, tz=UTC]"

@@ -15,37 +15,66 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import ninelives
+from ninelives.errors import Refused
 from ninelives.gates.interval import Interval
+from ninelives.gates.suggest import Profile, as_profile
 from ninelives.gates.suite import Suite
 from ninelives.gates.verdict import Evaluation, ObjectSchema, Outcome
 
 _WORKER = "ninelives.adapters.gx_worker"
+_LIBRARIES = 600
+"""Megabytes that the process takes beside DuckDB's own limit."""
+_PROFILE_MEMORY = 2000
 
 
 @dataclass(frozen=True)
 class GreatExpectations:
     """``gates.verdict.ExpectationEngine`` on Great Expectations and DuckDB.
 
-    :param memory_limit: of DuckDB, which spills to disk beyond it; the whole process needs about 300 MB more
+    :param memory: of the whole process in MB, ``None``: what the suite says; beyond it DuckDB spills to the disk
     :param timeout: after which the check is killed
     :param threads: ``None``: as many as there are cores
     """
 
-    memory_limit: str = "1GiB"
+    memory: int | None = None
     timeout: timedelta = timedelta(minutes=10)
     threads: int | None = None
 
-    def evaluate(self, suite: Suite, files: Mapping[str, Path], *, interval: Interval | None = None) -> Evaluation:
+    def evaluate(
+        self, suite: Suite, files: Mapping[str, Path], *, interval: Interval | None = None, rows: int = 0
+    ) -> Evaluation:
+        request = {
+            "suite": suite.model_dump(mode="json", by_alias=True),
+            "files": {key: str(path) for key, path in files.items()},
+            "interval": str(interval) if interval else None,
+            "rows": rows,
+        }
+        answer = self._ask(request, self.memory or suite.memory_mb, private=bool(suite.redact))
+        if isinstance(answer, str):
+            return _failed(answer)
+        try:
+            return _evaluation(answer)
+        except (KeyError, TypeError) as error:
+            return _failed(f"the check gave no readable answer ({error!r})")
+
+    def profile(self, files: Mapping[str, Path]) -> Profile:
+        """A look at the data for ``gates.suggest``.
+
+        :raises Refused: it could not be read, with the reason
+        """
+        request = {"profile": {key: str(path) for key, path in files.items()}}
+        answer = self._ask(request, self.memory or _PROFILE_MEMORY, private=False)
+        if isinstance(answer, str) or answer.get("errors"):
+            raise Refused("look at the data", [answer] if isinstance(answer, str) else answer["errors"])
+        return as_profile(answer["profile"])
+
+    def _ask(self, request: dict[str, Any], memory: int, *, private: bool) -> dict[str, Any] | str:
+        """The worker's answer, or why there is none. ``private``: what it said before it died may quote the data."""
         with tempfile.TemporaryDirectory(prefix="ninelives-gate-") as spill:
-            settings = {"memory_limit": self.memory_limit, "temp_directory": spill}
+            settings = {"memory_limit": f"{max(memory - _LIBRARIES, 200)}MB", "temp_directory": spill}
             if self.threads is not None:
                 settings["threads"] = str(self.threads)
-            request = {
-                "suite": suite.model_dump(mode="json", by_alias=True),
-                "files": {key: str(path) for key, path in files.items()},
-                "settings": settings,
-                "interval": str(interval) if interval else None,
-            }
+            request["settings"] = settings
             try:
                 # stderr to a file, not a pipe: only its end is wanted, however much a library says.
                 with (Path(spill) / "stderr").open("w+b") as said:
@@ -58,17 +87,18 @@ class GreatExpectations:
                         env=_environment(),
                         check=False,
                     )
-                    last_words = "its last words are withheld" if suite.redact else _last_line(said)
+                    last_words = "its last words are withheld" if private else _last_line(said)
             except subprocess.TimeoutExpired:
-                return _failed(f"the check did not finish within {self.timeout}; give it more time, memory or cores")
+                return f"the check did not finish within {self.timeout}; give it more time, memory or cores"
             except OSError as error:
-                return _failed(f"the check could not be started: {error}")
+                return f"the check could not be started: {error}"
         if done.returncode != 0:
-            return _failed(f"the check died ({_how(done.returncode)}): {last_words}")
+            return f"the check died ({_how(done.returncode)}): {last_words}"
         try:
-            return _evaluation(json.loads(done.stdout))
-        except (ValueError, KeyError, TypeError) as error:
-            return _failed(f"the check gave no readable answer ({error}): {last_words}")
+            answer = json.loads(done.stdout)
+        except ValueError as error:
+            return f"the check gave no readable answer ({error}): {last_words}"
+        return answer if isinstance(answer, dict) else "the check gave no readable answer"
 
 
 def _environment() -> dict[str, str]:
@@ -83,9 +113,13 @@ def _evaluation(answer: Mapping[str, Any]) -> Evaluation:
         engine=answer["engine"],
         schemas=tuple(ObjectSchema(**schema) for schema in answer["schemas"]),
         rows=answer["rows"],
-        outcomes=None if outcomes is None else tuple(Outcome(**outcome) for outcome in outcomes),
+        outcomes=None if outcomes is None else tuple(_outcome(outcome) for outcome in outcomes),
         errors=tuple(answer["errors"]),
     )
+
+
+def _outcome(answer: Mapping[str, Any]) -> Outcome:
+    return Outcome(**{**answer, "rows": tuple(answer["rows"])})
 
 
 def _failed(why: str) -> Evaluation:

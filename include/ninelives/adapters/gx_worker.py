@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,13 +32,18 @@ _SAMPLES = 5
 _WITHHELD = "the message is withheld: it may quote a value of a redacted column"
 _SAMPLE_TEXT = 200
 _DATA = "data"
+_OWN_QUERY = "unexpected_rows_expectation"
 _TABLE_ROWS = 2_000_000
 """Up to here the rows are read once into memory: each of a dozen queries over a view would open every object again.
 On 365 objects with 336,776 rows: 2.4 s of CPU instead of 5.0 s; with tens of millions of rows a view is cheaper."""
 
 
 def evaluate(
-    suite: Suite, files: Mapping[str, Path], settings: Mapping[str, str], interval: Interval | None = None
+    suite: Suite,
+    files: Mapping[str, Path],
+    settings: Mapping[str, str],
+    interval: Interval | None = None,
+    rows_shown: int = 0,
 ) -> Evaluation:
     """Look at the schema first: where it is too far off no expectation could run, and none is paid for.
 
@@ -56,7 +62,7 @@ def evaluate(
         return Evaluation(engine, schemas, 0, None, ())
     if counted != rows and interval is None:
         errors.append(f"the objects' footers count {rows} rows, reading them gives {counted}")
-    return Evaluation(engine, schemas, counted, tuple(check.outcomes(judged)), tuple(errors))
+    return Evaluation(engine, schemas, counted, tuple(check.outcomes(judged, rows_shown)), tuple(errors))
 
 
 def _read_schemas(files: Mapping[str, Path]) -> tuple[tuple[ObjectSchema, ...], int, list[str]]:
@@ -123,13 +129,14 @@ class _Check:
             clauses.append(self.engine.condition_to_filter_clause(deserialize_row_condition(condition)))
         return sa.and_(sa.true(), *clauses)
 
-    def outcomes(self, judged: Sequence[int]) -> Iterator[Outcome]:
+    def outcomes(self, judged: Sequence[int], rows_shown: int) -> Iterator[Outcome]:
         """Ask yes or no first; ask for details, which cost a query each, only where the answer is no."""
         answers = self._ask(range(len(self.suite.expectations)), "BOOLEAN_ONLY")
         failed = [index for index, answer in answers.items() if not answer["success"] and answer["raised"] is None]
-        details = self._ask(failed, "SUMMARY") if failed else {}
+        details = self._details(failed, rows_shown)
         for index, answer in sorted(answers.items()):
             detail = details.get(index, answer)
+            asked = self.suite.expectations[index]
             error = answer["raised"] or detail["raised"]
             yield Outcome(
                 index=index,
@@ -137,10 +144,20 @@ class _Check:
                 judged=judged[index],
                 # A database's message may quote the value it stumbled over.
                 raised=_WITHHELD if error and self.suite.redact else error,
-                observed=observed(self.suite, self.suite.expectations[index], detail["result"]),
+                observed=observed(self.suite, asked, detail["result"]),
+                rows=tuple(failing_rows(self.suite, asked, detail["result"], rows_shown)),
             )
 
-    def _ask(self, indexes: Sequence[int], result_format: str) -> dict[int, dict[str, Any]]:
+    def _details(self, failed: Sequence[int], rows_shown: int) -> dict[int, dict[str, Any]]:
+        if not rows_shown:
+            return self._ask(failed, "SUMMARY")
+        # A query of the suite's own hands out its rows, at most 200 of them, only with COMPLETE. For anything else that
+        # would bring every unexpected value here.
+        own = [index for index in failed if self.suite.expectations[index].type == _OWN_QUERY]
+        rows = {"result_format": "SUMMARY", "include_unexpected_rows": True, "partial_unexpected_count": rows_shown}
+        return self._ask(own, "COMPLETE") | self._ask([index for index in failed if index not in own], rows)
+
+    def _ask(self, indexes: Sequence[int], result_format: str | dict[str, Any]) -> dict[int, dict[str, Any]]:
         from great_expectations import ExpectationSuite
 
         wanted, answers = [], {}
@@ -184,6 +201,18 @@ def observed(suite: Suite, expectation: Expectation, result: Mapping[str, Any]) 
     if samples := result.get("partial_unexpected_list"):
         seen["unexpected"] = [_small(sample) for sample in samples[:_SAMPLES]]
     return seen
+
+
+def failing_rows(
+    suite: Suite, expectation: Expectation, result: Mapping[str, Any], limit: int
+) -> Iterator[dict[str, Any]]:
+    """Some of the rows that fail, without any value of a redacted column."""
+    own = expectation.type == _OWN_QUERY
+    found = (result.get("details") or {}).get("unexpected_rows") if own else result.get("unexpected_rows")
+    if own and suite.redact:  # its columns may be made of redacted ones, whatever they are called
+        return
+    for row in (found or ())[:limit]:
+        yield {name: "redacted" if name in suite.redact else _small(value) for name, value in row.items()}
 
 
 def _small(value: Any) -> Any:
@@ -314,6 +343,25 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
+def _judge(request: Mapping[str, Any]) -> dict[str, Any]:
+    suite = Suite.model_validate(request["suite"])
+    files = {key: Path(path) for key, path in request["files"].items()}
+    interval = Interval.parse(request["interval"]) if request["interval"] else None
+    return asdict(evaluate(suite, files, request["settings"], interval, request["rows"]))
+
+
+def _look(objects: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, Any]:
+    from ninelives.adapters.duckdb_profile import profile
+
+    files = {key: Path(path) for key, path in objects.items()}
+    schemas, _, errors = _read_schemas(files)
+    if len(schemas) > 1:
+        errors.append(f"objects have different columns or types: {schemas[0].example}, {schemas[1].example}")
+    if errors or not schemas:
+        return {"errors": errors or ["there are no objects"]}
+    return {"profile": asdict(profile(schemas[0].columns, list(files.values()), request["settings"]))}
+
+
 def main() -> None:
     _die_with_parent()
     # Whatever a library prints goes to standard error; the answer has the real standard output for itself.
@@ -322,13 +370,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     request = json.load(sys.stdin)
-    suite = Suite.model_validate(request["suite"])
-    files = {key: Path(path) for key, path in request["files"].items()}
-    interval = Interval.parse(request["interval"]) if request["interval"] else None
-    evaluation = evaluate(suite, files, request["settings"], interval)
-    from dataclasses import asdict
-
-    json.dump(asdict(evaluation), answer, default=str)
+    json.dump(_look(request["profile"], request) if "profile" in request else _judge(request), answer, default=str)
     answer.flush()
     os._exit(0)  # nothing to clean up, and tearing down the interpreter costs a third of a second
 

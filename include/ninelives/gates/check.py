@@ -27,6 +27,24 @@ def check_dataset(
     reread_bytes: int | None = REREAD_BYTES,
     interval: Interval | None = None,
 ) -> GateResult:
+    """As ``look_at``, the verdict alone."""
+    return look_at(
+        dataset, store, suite, cache=cache, engine=engine, clock=clock, reread_bytes=reread_bytes, interval=interval
+    )[0]
+
+
+def look_at(
+    dataset: str,
+    store: ObjectStore,
+    suite: Suite,
+    *,
+    cache: Path,
+    engine: ExpectationEngine,
+    clock: Callable[[], datetime],
+    reread_bytes: int | None = REREAD_BYTES,
+    interval: Interval | None = None,
+    rows: int = 0,
+) -> tuple[GateResult, Evaluation]:
     """Judge the copy of ``dataset`` at ``store``'s site: its manifest, the bytes of every object, then the suite.
 
     The age of the data is that of the site's manifest: how long ago the copy was last known to be complete.
@@ -35,7 +53,8 @@ def check_dataset(
     :param clock: the time now, UTC
     :param reread_bytes: see ``gates.local.fetch``
     :param interval: judge only its rows, by what the suite says of one interval alone
-    :raises Refused: the suite says nothing of one
+    :param rows: how many failing rows of each expectation to show; they are data, and belong into no evidence
+    :raises Refused: the suite says nothing of one interval
     :raises Unavailable: the store does not answer, or the cache's disk is full
     """
     started = time.monotonic()
@@ -49,9 +68,9 @@ def check_dataset(
         except Corrupted as error:
             evaluation = _not_run(str(error))
         else:
-            evaluation = _evaluate(dataset, store, manifest, asked, cache, engine, reread_bytes, interval)
+            evaluation = _evaluate(dataset, store, manifest, asked, cache, engine, reread_bytes, interval, rows)
     now = clock()
-    return judge(
+    result = judge(
         suite,
         evaluation,
         fingerprint=manifest.fingerprint if manifest else None,
@@ -60,6 +79,7 @@ def check_dataset(
         at=now,
         interval=interval,
     )
+    return result, evaluation
 
 
 def _evaluate(
@@ -71,6 +91,7 @@ def _evaluate(
     engine: ExpectationEngine,
     reread_bytes: int | None,
     interval: Interval | None,
+    rows: int,
 ) -> Evaluation:
     if manifest is None:
         return _not_run(f"{store.site} has no manifest of {dataset}: its copy was never complete; run replicate_data")
@@ -79,7 +100,7 @@ def _evaluate(
     copy = fetch(store, manifest, cache, reread_bytes=reread_bytes)
     if copy.problems:
         return _not_run(*copy.problems)
-    return engine.evaluate(suite, copy.files, interval=interval)
+    return engine.evaluate(suite, copy.files, interval=interval, rows=rows)
 
 
 def _not_run(*errors: str) -> Evaluation:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from ninelives.errors import Corrupted, Refused
+from ninelives.estate.model import Dataset
 from ninelives.gates.check import check_dataset
 from ninelives.gates.interval import Interval
 from ninelives.gates.local import REREAD_BYTES
@@ -80,9 +81,7 @@ def run_gate(
     :raises Refused: the estate has no such dataset or site, or the suite says nothing of one interval
     :raises Unavailable: the store or the ledger does not answer
     """
-    declared = systems.estate.dataset_by_name.get(dataset)
-    if declared is None or site not in (declared.primary, *declared.copies):
-        raise Refused(f"gate of {dataset} at {site}", ["the estate declares no such copy; see its datasets"])
+    declared = declared_copy(systems, dataset, site)
     result = check_dataset(
         dataset,
         systems.store(site),
@@ -94,6 +93,14 @@ def run_gate(
         interval=interval,
     )
     return result, record(systems.ledger(), dataset, site, result)
+
+
+def declared_copy(systems: Systems, dataset: str, site: str) -> Dataset:
+    """The dataset, if the estate keeps a copy of it at ``site``; raises ``Refused``."""
+    declared = systems.estate.dataset_by_name.get(dataset)
+    if declared is None or site not in (declared.primary, *declared.copies):
+        raise Refused(f"gate of {dataset} at {site}", ["the estate declares no such copy; see its datasets"])
+    return declared
 
 
 def usable_verdict(systems: Systems, dataset: str, site: str, *, interval: Interval | None = None) -> Record:

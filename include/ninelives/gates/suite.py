@@ -16,9 +16,14 @@ from ninelives.errors import EstateError, EstateProblem
 from ninelives.estate.units import Duration
 
 MAX_BYTES = 1_000_000
+LEAST_MEMORY = 800
+"""Megabytes: libraries take about half of it."""
 _ENGINE_SETTINGS = {"severity", "meta", "result_format", "catch_exceptions", "id", "condition_parser", "batch_id"}
 
 Reason = Annotated[str, Field(min_length=10, description="Why the limit is what it is.")]
+
+
+Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}(MB|GB)$")]
 
 
 class Severity(StrEnum):
@@ -92,7 +97,19 @@ class Suite(BaseModel):
     max_age: Duration | None = Field(default=None, description="Age of the copy above which it may not serve.")
     time: Time | None = Field(default=None, description="Without it only the whole dataset can be judged.")
     redact: tuple[str, ...] = Field(default=(), description="Columns of which no value may appear in evidence.")
+    memory: Memory = Field(default="2GB", description="What a check may take; beyond it, it spills to the disk.")
     expectations: tuple[Expectation, ...] = Field(min_length=1)
+
+    @property
+    def memory_mb(self) -> int:
+        """Megabytes (10^6 bytes)."""
+        return int(self.memory[:-2]) * (1000 if self.memory.endswith("GB") else 1)
+
+    @model_validator(mode="after")
+    def _enough_memory(self) -> Suite:
+        if self.memory_mb < LEAST_MEMORY:
+            raise ValueError(f"memory is {self.memory}; a check needs {LEAST_MEMORY} MB before it has read any data")
+        return self
 
     @model_validator(mode="after")
     def _columns_exist(self) -> Suite:

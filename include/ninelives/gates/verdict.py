@@ -12,11 +12,14 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ninelives.errors import Refused
 from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Severity, Suite
+
+if TYPE_CHECKING:
+    from ninelives.gates.suggest import Profile
 
 CLOCK_SKEW = timedelta(minutes=1)
 """Data may seem to be from the future by this much: two machines' clocks."""
@@ -56,6 +59,8 @@ class Outcome:
     """Rows that could have failed: under the row condition and with a value where nulls are not judged."""
     raised: str | None = None
     observed: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[Mapping[str, Any], ...] = ()
+    """Some that fail, values of redacted columns left out: for a reader at a terminal, never for evidence."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,19 @@ class Evaluation:
 class ExpectationEngine(Protocol):
     """Runs a suite's expectations over Parquet files."""
 
-    def evaluate(self, suite: Suite, files: Mapping[str, Path], *, interval: Interval | None = None) -> Evaluation:
+    def evaluate(
+        self, suite: Suite, files: Mapping[str, Path], *, interval: Interval | None = None, rows: int = 0
+    ) -> Evaluation:
         """Never raises for what the data or the engine does: see ``errors``.
 
         :param files: object key to local file
         :param interval: look only at rows whose ``suite.time`` lies in it
+        :param rows: how many failing rows to show of each expectation
         """
+        ...
+
+    def profile(self, files: Mapping[str, Path]) -> Profile:
+        """What is there to see, for a first suite; raises ``Refused`` where it cannot be read."""
         ...
 
 

@@ -55,7 +55,11 @@ def run(tmp_path: Path) -> Run:
     from ninelives.adapters import gx_worker
 
     def run(
-        data: pa.Table | Mapping[str, pa.Table], *checks: dict[str, Any], interval: Interval | None = None, **suite: Any
+        data: pa.Table | Mapping[str, pa.Table],
+        *checks: dict[str, Any],
+        interval: Interval | None = None,
+        rows: int = 0,
+        **suite: Any,
     ) -> tuple[GateResult, Evaluation]:
         tables = data if isinstance(data, Mapping) else {"d/part-0.parquet": data}
         files = {}
@@ -71,7 +75,7 @@ def run(tmp_path: Path) -> Run:
             "expectations": checks,
         }
         asked = Suite.model_validate(document | suite)
-        evaluation = gx_worker.evaluate(asked_of(asked, interval), files, SETTINGS, interval)
+        evaluation = gx_worker.evaluate(asked_of(asked, interval), files, SETTINGS, interval, rows)
         json.dumps(asdict(evaluation), allow_nan=False)
         result = judge(asked, evaluation, fingerprint=None, age=timedelta(0), seconds=0, at=T0, interval=interval)
         return result, evaluation
@@ -396,6 +400,31 @@ def test_no_value_of_a_redacted_column_reaches_the_evidence(run: Run) -> None:
     assert secret not in json.dumps(asdict(evaluation), default=str)
     assert secret not in json.dumps(result.facts())
     assert len(result.failures) == 4, (result.errors, open_result.errors)
+
+
+def test_failing_rows_are_shown_where_they_are_asked_for_without_redacted_values(run: Run) -> None:
+    asked = [
+        check("expect_column_values_to_be_between", column="n", max_value=97),
+        check("expect_compound_columns_to_be_unique", column_list=["word", "maybe"]),
+        check("expect_column_values_to_not_be_null", column="maybe"),
+        check("unexpected_rows_expectation", unexpected_rows_query="SELECT word AS w FROM {batch} WHERE n < 2"),
+        check("expect_column_mean_to_be_between", column="n", max_value=3),
+        NOT_NULL,
+    ]
+    result, evaluation = run(table(), *asked, rows=3)
+    shown = [[dict(row) for row in outcome.rows] for outcome in evaluation.outcomes or ()]
+    assert [(row["n"], row["word"]) for row in shown[0]] == [(98, "alpha"), (99, "beta")]
+    assert [len(rows) for rows in shown] == [2, 3, 3, 2, 0, 0]
+    assert shown[3] == [{"w": "alpha"}, {"w": "beta"}]
+    assert "rows" not in json.dumps([f.observed for f in result.failures]), "rows are no evidence"
+
+    _, evaluation = run(table(), *asked, rows=3, redact=["word"])
+    shown = [[dict(row) for row in outcome.rows] for outcome in evaluation.outcomes or ()]
+    assert [(row["n"], row["word"]) for row in shown[0]] == [(98, "redacted"), (99, "redacted")]
+    assert shown[3] == [], "a query of the suite's own may call a redacted column anything"
+    assert "alpha" not in json.dumps(asdict(evaluation), default=str)
+
+    assert all(outcome.rows == () for outcome in run(table(), *asked)[1].outcomes or ())
 
 
 def test_numbers_that_json_does_not_have_are_written_as_text(run: Run) -> None:

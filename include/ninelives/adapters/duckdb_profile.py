@@ -1,0 +1,116 @@
+"""A look at Parquet files with DuckDB, for ``ninelives gate suggest``; runs in the gate's worker process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ninelives.gates.suggest import CATEGORIES, ColumnProfile, Profile, is_exact
+
+_KEY_COLUMNS = 4
+_KEY_ROWS = 5_000_000
+"""Beyond this only a single column is tried: each trial is a sort of the whole."""
+_BINS = 10
+_NUMBERS = ("int", "uint", "float", "double", "decimal")
+_CATEGORICAL = ("int", "uint", "string", "large_string", "bool")
+
+
+def profile(columns: Mapping[str, str], files: Sequence[Path], settings: Mapping[str, str]) -> Profile:
+    """Describe ``files``; numbers of different values are estimates, nulls, extremes and the key are exact.
+
+    :param columns: name to Arrow type
+    :param settings: DuckDB's, e.g. ``memory_limit``
+    """
+    import duckdb
+
+    with duckdb.connect(config=dict(settings)) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")
+        paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+        names = ", ".join(map(_quoted, columns))
+        connection.execute(
+            f"CREATE VIEW data AS SELECT {names} FROM "  # noqa: S608
+            f"read_parquet([{paths}], hive_partitioning = false, union_by_name = true)"
+        )
+        look = _Look(connection, columns)
+        return Profile(look.rows, tuple(look.column(name) for name in columns), look.key())
+
+
+class _Look:
+    def __init__(self, connection: Any, columns: Mapping[str, str]) -> None:
+        self.connection = connection
+        self.types = columns
+        parts = [f"count({_quoted(c)}), approx_count_distinct({_quoted(c)})" for c in columns]
+        self.rows, *numbers = self._row(f"SELECT count(*), {', '.join(parts)} FROM data")  # noqa: S608
+        self.filled = dict(zip(columns, numbers[::2], strict=True))
+        self.distinct = dict(zip(columns, numbers[1::2], strict=True))
+
+    def column(self, name: str) -> ColumnProfile:
+        kind = self.types[name]
+        seen: dict[str, Any] = {}
+        if self.filled[name] and kind.startswith(_CATEGORICAL) and self.distinct[name] <= 2 * CATEGORIES:
+            seen |= self._values(name)
+        if self.filled[name] and kind.startswith(_NUMBERS):
+            seen |= self._range(name, with_bins="values" not in seen)
+        return ColumnProfile(name, kind, self.rows - self.filled[name], **seen)
+
+    def _values(self, name: str) -> dict[str, Any]:
+        column = _quoted(name)
+        found = self.connection.execute(
+            f"SELECT {column}, count(*) FROM data WHERE {column} IS NOT NULL GROUP BY 1 LIMIT {CATEGORIES + 1}"  # noqa: S608
+        ).fetchall()
+        exact = all(not isinstance(value, int) or is_exact(value) for value, _ in found)
+        return {"values": tuple(found)} if len(found) <= CATEGORIES and exact else {}
+
+    def _range(self, name: str, *, with_bins: bool) -> dict[str, Any]:
+        column = f"{_quoted(name)}::DOUBLE"
+        at = [number / _BINS for number in range(1, _BINS)]
+        low, high, quantiles = self._row(
+            f"SELECT min({column}), max({column}), approx_quantile({column}, {at}) FROM data "  # noqa: S608
+            f"WHERE isfinite({column})"
+        )
+        if low is None or not (is_exact(low) and is_exact(high)):
+            return {}
+        bins = sorted({low, *(round(q, 6) for q in quantiles if low < q < high), high})
+        if not with_bins or len(bins) < 3:
+            return {"low": low, "high": high}
+        # Like Great Expectations: each bin has its lower edge and not its upper one, the last has both.
+        upper = [f"{column} < {edge!r}" for edge in bins[1:-1]] + ["true"]
+        parts = [f"count(*) FILTER ({column} >= {a!r} AND {b})" for a, b in zip(bins, upper, strict=False)]
+        counts = self._row(f"SELECT {', '.join(parts)} FROM data WHERE isfinite({column})")  # noqa: S608
+        return {"low": low, "high": high, "bins": tuple(bins), "counts": tuple(counts)}
+
+    def key(self) -> tuple[str, ...]:
+        """Grown by the column that tells most rows apart, then every column is left out that is not needed."""
+        usable = [
+            c for c, kind in self.types.items() if self.filled[c] == self.rows and kind not in ("float", "double")
+        ]
+        usable.sort(key=lambda c: -self.distinct[c])
+        chosen: list[str] = []
+        while usable and len(chosen) < _KEY_COLUMNS:
+            apart = {column: self._apart([*chosen, column]) for column in (usable if chosen else usable[:1])}
+            best = max(apart, key=lambda column: (apart[column], -self.distinct[column]))
+            chosen.append(best)
+            usable.remove(best)
+            if apart[best] == self.rows:
+                for column in tuple(chosen):
+                    others = [other for other in chosen if other != column]
+                    if others and self._apart(others) == self.rows:
+                        chosen = others
+                return tuple(chosen)
+            if self.rows > _KEY_ROWS:
+                return ()
+        return ()
+
+    def _apart(self, columns: Sequence[str]) -> int:
+        names = ", ".join(map(_quoted, columns))
+        return int(self._row(f"SELECT count(*) FROM (SELECT DISTINCT {names} FROM data)")[0])  # noqa: S608
+
+    def _row(self, query: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self.connection.execute(query).fetchone()
+        return row
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
