@@ -58,6 +58,11 @@ class Home:
         return Path(os.environ.get("NINELIVES_EXPECTATIONS") or Path(__file__).parents[2] / "expectations").resolve()
 
     @property
+    def dags(self) -> Path:
+        """DAGs of one's own, which the local estate's Airflow runs beside those of Ninelives."""
+        return self.root / "dags"
+
+    @property
     def cache(self) -> Path:
         """Verified copies of the objects that a gate looked at; may be removed at any time."""
         return self.root / "cache"

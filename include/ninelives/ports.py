@@ -332,3 +332,89 @@ class Systems(Protocol):
     def expectations(self) -> ExpectationEngine:
         """What runs a gate's expectations."""
         ...
+# --- Airflow's schedule ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How Airflow runs a DAG by itself."""
+
+    paused: bool
+    periodic: bool
+    """Whether Airflow's backfill can fill it at all."""
+    has_intervals: bool
+    """Whether a run stands for a stretch of time, not only for an instant."""
+    start: datetime | None
+    """No interval begins before it."""
+    next_start: datetime | None
+    """Start of the next interval that Airflow will run by itself."""
+
+
+@dataclass(frozen=True)
+class IntervalRun:
+    """A run that has a logical date."""
+
+    start: datetime
+    """The logical date: where its interval begins."""
+    state: str
+    """``queued``, ``running``, ``success`` or ``failed``"""
+    by_hand: bool = False
+    """Then it need not lie on the schedule."""
+    conf: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NativeBackfill:
+    """One of Airflow's own backfills that is not completed. A DAG has at most one."""
+
+    id: int
+    first: datetime
+    last: datetime
+    created: datetime
+    paused: bool
+
+
+class Scheduler(Protocol):
+    """Airflow, as far as missed intervals are concerned. Every method raises ``Unavailable``."""
+
+    def schedule(self, dag_id: str) -> Schedule:
+        """Raises ``Refused`` where there is no such DAG."""
+        ...
+
+    def ticks(self, dag_id: str, start: datetime, end: datetime) -> list[datetime]:
+        """Starts of the intervals in between that have ended, from a dry run of Airflow's backfill; running ones may
+        be left out."""
+        ...
+
+    def interval_runs(self, dag_id: str, start: datetime, end: datetime) -> list[IntervalRun]:
+        """Runs whose logical date lies in between, both included."""
+        ...
+
+    def open_backfill(self, dag_id: str) -> NativeBackfill | None: ...
+
+    def start_backfill(
+        self,
+        dag_id: str,
+        first: datetime,
+        last: datetime,
+        *,
+        again: bool,
+        max_active: int,
+        conf: Mapping[str, Any] | None = None,
+    ) -> int | None:
+        """Fill the intervals that begin from ``first`` to ``last``, in order; runs that run now are left alone.
+
+        :param again: also those whose run succeeded
+        :return: the backfill's id, ``None`` while another backfill of the DAG is open
+        """
+        ...
+
+    def live_runs(self) -> int:
+        """How many runs of any DAG run now that belong to no backfill."""
+        ...
+
+
+    def registry(self) -> Registry: ...
+
+    def scheduler(self) -> Scheduler: ...
+

@@ -55,6 +55,12 @@ def drill_defaults() -> DrillDefaults:
     return DrillDefaults(schedule, estate.services[0].name)
 
 
+def backfills_declared() -> bool:
+    """Whether the estate names a DAG to fill after downtime; without one nothing needs to be watched."""
+    estate = declared()
+    return bool(estate and estate.backfills)
+
+
 def replication_interval() -> timedelta:
     """A third of the shortest RPO: two runs may fail before a promise is broken. Daily where nothing is declared."""
     estate = declared()

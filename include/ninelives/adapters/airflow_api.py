@@ -1,4 +1,4 @@
-"""Airflow's public REST API, as far as drills and the command line need it."""
+"""Airflow's public REST API, as far as drills, backfills and the command line need it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from urllib.parse import quote
 import httpx
 
 from ninelives.errors import Refused, Unavailable
-from ninelives.ports import Connection
+from ninelives.ports import Connection, IntervalRun, NativeBackfill, Schedule
+
+PAGE = 100
+"""Most that Airflow gives in one answer, as long as nobody allows more."""
+RUN_TYPES = ("scheduled", "manual", "operator_triggered", "asset_triggered", "asset_materialization", "backfill")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,78 @@ class AirflowApi:
     def import_errors(self) -> list[dict[str, Any]]:
         return list(self._send("GET", "/api/v2/importErrors").json()["import_errors"])
 
+    # --- missed intervals: ``ports.Scheduler``
+
+    def schedule(self, dag_id: str) -> Schedule:
+        found = self._send("GET", f"/api/v2/dags/{dag_id}/details").json()
+        first, end = found["next_dagrun_data_interval_start"], found["next_dagrun_data_interval_end"]
+        return Schedule(
+            paused=found["is_paused"] or found["is_stale"],
+            periodic=found["timetable_periodic"] and not found["timetable_partitioned"],
+            has_intervals=first is None or first != end,
+            start=_time(found["start_date"]),
+            next_start=_time(found["next_dagrun_logical_date"]),
+        )
+
+    def ticks(self, dag_id: str, start: datetime, end: datetime) -> list[datetime]:
+        body = {
+            "dag_id": dag_id, "from_date": start.isoformat(), "to_date": end.isoformat(),
+            "reprocess_behavior": "completed",
+        }  # fmt: skip
+        found = self._send("POST", "/api/v2/backfills/dry_run", json=body).json()["backfills"]
+        return sorted(datetime.fromisoformat(one["logical_date"]) for one in found)
+
+    def interval_runs(self, dag_id: str, start: datetime, end: datetime) -> list[IntervalRun]:
+        found: list[IntervalRun] = []
+        params = {"logical_date_gte": start.isoformat(), "logical_date_lte": end.isoformat(), "order_by": "id"}
+        while True:
+            page = {**params, "limit": PAGE, "offset": len(found)}
+            answer = self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=page).json()
+            runs = answer["dag_runs"]
+            found += [
+                IntervalRun(
+                    start=datetime.fromisoformat(run["logical_date"]),
+                    state=run["state"],
+                    by_hand=run["run_type"] not in {"scheduled", "backfill"},
+                    conf=run["conf"] or {},
+                )
+                for run in runs
+            ]
+            if not runs or len(found) >= answer["total_entries"]:
+                return sorted(found, key=lambda run: run.start)
+
+    def open_backfill(self, dag_id: str) -> NativeBackfill | None:
+        params = {"dag_id": dag_id, "order_by": "-id", "limit": PAGE}
+        for one in self._send("GET", "/api/v2/backfills", params=params).json()["backfills"]:
+            if one["completed_at"] is None:
+                first, last, created = (
+                    datetime.fromisoformat(one[key]) for key in ("from_date", "to_date", "created_at")
+                )
+                return NativeBackfill(one["id"], first, last, created, one["is_paused"])
+        return None
+
+    def start_backfill(
+        self,
+        dag_id: str,
+        first: datetime,
+        last: datetime,
+        *,
+        again: bool,
+        max_active: int,
+        conf: Mapping[str, Any] | None = None,
+    ) -> int | None:
+        body = {
+            "dag_id": dag_id, "from_date": first.isoformat(), "to_date": last.isoformat(),
+            "reprocess_behavior": "completed" if again else "failed", "max_active_runs": max_active,
+            "dag_run_conf": dict(conf) if conf else None,
+        }  # fmt: skip
+        response = self._send("POST", "/api/v2/backfills", json=body, accept=(409,))
+        return None if response.status_code == 409 else int(response.json()["id"])
+
+    def live_runs(self) -> int:
+        params = {"state": "running", "run_type": [kind for kind in RUN_TYPES if kind != "backfill"], "limit": 1}
+        return int(self._send("GET", "/api/v2/dags/~/dagRuns", params=params).json()["total_entries"])
+
     def _send(self, method: str, path: str, accept: tuple[int, ...] = (), **kwargs: Any) -> httpx.Response:
         try:
             if self._token is None:
@@ -116,3 +192,7 @@ class AirflowApi:
         if not response.is_success:
             raise Refused("Airflow", [f"it does not accept the password of {self._login['username']!r}"])
         self._token = str(response.json()["access_token"])
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

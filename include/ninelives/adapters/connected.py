@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING
 
 from ninelives.estate import Estate, Service, load_estate
 from ninelives.home import Home
-from ninelives.ports import Answer, Connections, Features, Gateway, Ledger, ObjectStore, Replica, SiteControl
+from ninelives.ports import (
+    Answer,
+    Connections,
+    Features,
+    Gateway,
+    Ledger,
+    ObjectStore,
+    Registry,
+    Replica,
+    Scheduler,
+    SiteControl,
+    Topic,
+)
 
 if TYPE_CHECKING:
     from ninelives.adapters.rclone import RcloneCopier
@@ -75,3 +87,13 @@ class ConnectedEstate:
         from ninelives.adapters.great_expectations import GreatExpectations
 
         return GreatExpectations()
+    def registry(self) -> Registry:
+        from ninelives.adapters.mlflow import MlflowRegistry
+
+        return MlflowRegistry(self.connections.get("ninelives_mlflow"))
+
+    def scheduler(self) -> Scheduler:
+        from ninelives.adapters.airflow_api import AirflowApi
+
+        return AirflowApi.from_connection(self.connections.get("ninelives_airflow_api"))
+

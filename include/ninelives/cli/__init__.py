@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from ninelives.cli import drill, estate, evidence, feeder, gate, prober, replicate, stack
+from ninelives.cli import backfill, data, drill, estate, evidence, feeder, gate, prober, replicate, stack
 from ninelives.cli.common import ExitCode, errors
 from ninelives.cli.demo import demo
 from ninelives.cli.status import status
@@ -25,6 +25,7 @@ app.add_typer(prober.app, name="prober", help="Golden requests on a fixed schedu
 app.add_typer(feeder.app, name="feeder", help="A stream of acknowledged writes.")
 app.add_typer(drill.app, name="drill", help="Deliberate losses, and what users felt.")
 app.command()(status)
+app.add_typer(backfill.app, name="backfill", help="Missed intervals after downtime: found and filled.")
 app.command()(demo)
 
 

@@ -49,6 +49,8 @@ def _repeated_names(estate: Estate) -> Iterator[Finding]:
         names = [item.name for item in getattr(estate, part)]
         for index, first in _repeated(names):
             yield (part, index, "name"), f"{names[index]} is the name of {part}[{first}] already; choose another"
+    for index, number in _repeated([backfill.dag for backfill in estate.backfills]):
+        yield ("backfills", index, "dag"), f"is named in backfills[{number}] already; remove one"
     lists: list[tuple[Loc, Sequence[str]]] = [
         *((("people", index, "roles"), person.roles) for index, person in enumerate(estate.people)),
         *((("datasets", index, "copies"), dataset.copies) for index, dataset in enumerate(estate.datasets)),
@@ -87,6 +89,10 @@ def _unknown_references(estate: Estate, broken: Collection[str]) -> Iterator[Fin
     declared = {part: {item.name for item in getattr(estate, part)} for part in parts}
     for loc, name, part in _references(estate):
         if part not in broken and name not in declared[part]:
+    for index, backfill in enumerate(estate.backfills):
+        for part in ("source", "dataset"):
+            if name := getattr(backfill, part):
+                yield ("backfills", index, part), name, "datasets"
             hint = closest(name, declared[part])
             yield loc, f"{name} is not declared below {part}; declare it or correct the name: {hint}"
 
@@ -96,7 +102,12 @@ def _unused(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
     for _, name, part in _references(estate):
         if part in used:
             used[part].add(name)
-    users = {"sites": ("services", "datasets"), "datasets": ("models",), "models": ("services",)}
+    used["datasets"].update(stream.name for stream in estate.streams)
+    users = {
+        "sites": ("services", "datasets", "streams"),
+        "datasets": ("models", "streams", "backfills"),
+        "models": ("services",),
+    }
     says = {
         "sites": "no service runs there and no dataset is kept there",
         "datasets": "no model is trained on it",

@@ -10,7 +10,8 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ninelives.estate.units import Duration, Name, Ratio, Value
+from ninelives.estate.streams import Stream
+from ninelives.estate.units import DagId, Duration, Name, Ratio, Value
 
 
 class Declared(BaseModel):
@@ -128,6 +129,30 @@ class Estate(Declared):
 
     @cached_property
     def dataset_by_name(self) -> dict[str, Dataset]:
+class Backfill(Declared):
+    """A DAG whose missed intervals are filled after downtime."""
+
+    dag: DagId
+    source: Name | None = Field(
+        default=None,
+        description="The dataset it reads: an interval that has not landed there, or that the gate refuses, is parked.",
+    )
+    dataset: Name | None = Field(
+        default=None,
+        description="The dataset it writes: the gate judges each filled interval, and what is gone counts as missed.",
+    )
+    look_back: Duration = Field(
+        default="7d", validate_default=True, description="How far back missed intervals are looked for."
+    )
+    whole_gap: bool = Field(
+        default=False, description="One run over the whole gap; the DAG asks interval_of(context) what to work on."
+    )
+    max_active: int = Field(default=2, ge=1, le=16, description="Runs that fill side by side; 1: strictly in order.")
+    max_duration: Duration = Field(
+        default="1d", validate_default=True, description="After it the filling is reported as late."
+    )
+
+
         return {dataset.name: dataset for dataset in self.datasets}
 
     @cached_property
@@ -138,6 +163,8 @@ class Estate(Declared):
     def site_names(self) -> tuple[str, ...]:
         return tuple(site.name for site in self.sites)
 
+    streams: tuple[Stream, ...] = ()
+    backfills: tuple[Backfill, ...] = ()
     def people_with(self, role: Role) -> tuple[str, ...]:
         """User names of everybody who has ``role``."""
         return tuple(person.name for person in self.people if role in person.roles)

@@ -115,6 +115,8 @@ Ratio = Annotated[
         }
     ),
 ]
+DagId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,250}$")]
+"""As Airflow allows it."""
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Value = Annotated[
     StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=MAX_TEXT)],

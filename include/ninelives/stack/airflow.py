@@ -16,6 +16,13 @@ from ninelives.files import write_atomically
 from ninelives.stack.local import SERVICE_ACCOUNT, LocalEstate, project_folder
 from ninelives.stack.secrets import private_folder
 
+POLICIES = """from ninelives_airflow.policies import task_instance_mutation_hook
+
+__all__ = ["task_instance_mutation_hook"]
+"""
+"""Airflow reads cluster policies from a module of a fixed name; one in a wheel's entry point is not applied to new
+tasks unless there is such a module."""
+
 
 def airflow_environment(local: LocalEstate) -> dict[str, str]:
     return {"AIRFLOW_HOME": str(local.airflow_home), "NINELIVES_HOME": str(local.home.root)}
@@ -79,9 +86,13 @@ def settings(local: LocalEstate, project: Path) -> dict[str, dict[str, object]]:
             "orphaned_tasks_check_interval": 30,
             "scheduler_health_check_threshold": 30,
             "trigger_timeout_check_interval": 5,
+            # The scheduler looks at live runs before backfill ones and at no more than this many: with the default of
+            # 20, twenty waiting live runs stop every backfill.
+            "max_dagruns_per_loop_to_schedule": 200,
             "enable_health_check": False,
         },
         "dag_processor": {
+            "dag_bundle_config_list": json.dumps(_bundles(local)),
             "parsing_processes": 1,
             "min_file_process_interval": 120,  # a changed file is read sooner, see refresh_interval
             "refresh_interval": 30,
@@ -99,6 +110,15 @@ def settings(local: LocalEstate, project: Path) -> dict[str, dict[str, object]]:
     }
 
 
+def _bundles(local: LocalEstate) -> list[dict[str, object]]:
+    """The DAGs of Ninelives, and the user's own."""
+    classpath = "airflow.dag_processing.bundles.local.LocalDagBundle"
+    return [
+        {"name": "ninelives", "classpath": classpath, "kwargs": {}},
+        {"name": "own", "classpath": classpath, "kwargs": {"path": str(local.home.dags)}},
+    ]
+
+
 def render(sections: dict[str, dict[str, object]]) -> str:
     """As INI; ``%`` is doubled because Airflow interpolates."""
     parser = configparser.RawConfigParser()
@@ -114,6 +134,9 @@ def render(sections: dict[str, dict[str, object]]) -> str:
 def write_config(local: LocalEstate) -> None:
     """``airflow.cfg`` and the users' passwords."""
     private_folder(local.airflow_home)
+    private_folder(local.home.dags)
+    private_folder(local.airflow_home / "config")
+    write_atomically(local.airflow_home / "config" / "airflow_local_settings.py", POLICIES.encode())
     config = render(settings(local, project_folder()))
     write_atomically(local.airflow_home / "airflow.cfg", config.encode(), mode=0o600)
     # Airflow locks and reads this file while it runs, so it is only replaced when somebody joined or left.
