@@ -16,7 +16,7 @@ and only then let the gateway send traffic again. Then judge every copy, so that
 import pendulum
 from airflow.sdk import DAG, Param
 
-from ninelives_airflow.assets import INCIDENT_OVER, SITE_BACK
+from ninelives_airflow.assets import INCIDENT_OVER, SERVICE_STRANDED, SITE_BACK
 from ninelives_airflow.defaults import DEFAULT_ARGS, Tag
 from ninelives_airflow.operators.gate import QualityGateOperator
 from ninelives_airflow.operators.replication import ListCopiesOperator
