@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ninelives.estate.model import Estate, Service
+from ninelives.estate.streams import Stream
 from ninelives.home import Home
 
 if TYPE_CHECKING:
@@ -109,10 +110,12 @@ class ObjectCopier(Protocol):
         prefix: str = "",
         on_progress: Callable[[CopyProgress], None] | None = None,
         force: bool = False,
+        into: str = "",
     ) -> CopyReport:
         """Copy ``keys`` (or everything under ``prefix``) that is missing or differs at the target.
 
-        With ``force`` copy without looking at the target first, which may not know that its bytes have changed.
+        With ``force`` copy without looking at the target first, which may not know that its bytes have changed. With
+        ``into`` the keys are written below that folder at the target.
         """
         ...
 
@@ -184,6 +187,77 @@ class Gateway(Protocol):
     def unhealthy_sites(self) -> Mapping[str, str]:
         """Sites of which the gateway sees no healthy replica at all, with what it sees; raises ``Unavailable``."""
         ...
+
+
+# --- the registry ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version of a model, with the exact data behind it; ``None`` where the registry does not say."""
+
+    model: str
+    version: str
+    digest: str | None
+    """Of the ONNX file."""
+    data_version: str | None
+    """DVC's name of the data that it was trained on."""
+    data_hash: str | None
+    """SHA-256 over that data's objects."""
+    run: str | None = None
+
+
+class Registry(Protocol):
+    """Every model version with its metrics and its data. All raise ``Unavailable`` when it does not answer."""
+
+    def versions(self) -> list[ModelVersion]:
+        """Every version of every model that has not been deleted."""
+        ...
+
+    def metrics(self, version: ModelVersion) -> Mapping[str, float]:
+        """As they were recorded when it was trained."""
+        ...
+
+    def ping(self) -> None: ...
+
+
+# --- brokers -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Message:
+    """One record of a topic; the broker never changes what it has under an offset."""
+
+    offset: int
+    value: bytes | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Topic(Protocol):
+    """A broker's topic as one consumer group sees it. All raise ``Unavailable``."""
+
+    def partitions(self) -> tuple[int, ...]: ...
+
+    def first(self, partition: int) -> int:
+        """The lowest offset that the broker still keeps."""
+        ...
+
+    def read(self, partition: int, start: int, limit: int) -> list[Message]:
+        """Up to ``limit`` messages from ``start`` on, in order; fewer where there are no more now.
+
+        Raises ``Corrupted`` where the partition ends before ``start``: it is not the one that was read before.
+        """
+        ...
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Tell the broker, per partition, the offset from which on nothing has been landed yet."""
+        ...
+
+    def committed(self) -> dict[int, int]:
+        """What was committed last, per partition; nothing for one that never was."""
+        ...
+
+    def close(self) -> None: ...
 
 
 # --- the ledger --------------------------------------------------------------------------------------------------
@@ -272,66 +346,6 @@ class Ledger(Protocol):
     def current_lease(self, name: str) -> Lease | None: ...
 
 
-# --- site control ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ProcessState:
-    name: str
-    running: bool
-    pid: int | None
-    detail: str
-
-
-class SiteControl(Protocol):
-    """Takes a site away and brings it back: drills only."""
-
-    site: str
-
-    def lose(self) -> datetime:
-        """Kill -9 every process of the site, storage included, keep its disk; return the instant of the kill (UTC)."""
-        ...
-
-    def restore(self) -> None:
-        """Start what the site runs and return when it answers; restoring a running site is not an error."""
-        ...
-
-    def processes(self) -> list[ProcessState]: ...
-
-
-class Systems(Protocol):
-    """An estate together with the real systems behind it; nothing is contacted before it is used."""
-
-    @property
-    def estate(self) -> Estate: ...
-
-    @property
-    def home(self) -> Home: ...
-
-    @property
-    def connections(self) -> Connections: ...
-
-    def store(self, site: str) -> ObjectStore: ...
-
-    def stores(self) -> dict[str, ObjectStore]: ...
-
-    def copier(self) -> ObjectCopier: ...
-
-    def replicas(self, site: str) -> list[Replica]: ...
-
-    def client(self, service: Service) -> Callable[[Sequence[Features]], Answer]:
-        """Asks ``service`` through the gateway, as its users do; raises ``Unavailable``."""
-        ...
-
-    def control(self, site: str) -> SiteControl: ...
-
-    def gateway(self) -> Gateway: ...
-
-    def ledger(self) -> Ledger: ...
-
-    def expectations(self) -> ExpectationEngine:
-        """What runs a gate's expectations."""
-        ...
 # --- Airflow's schedule ------------------------------------------------------------------------------------------
 
 
@@ -414,7 +428,71 @@ class Scheduler(Protocol):
         ...
 
 
+# --- site control ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    name: str
+    running: bool
+    pid: int | None
+    detail: str
+
+
+class SiteControl(Protocol):
+    """Takes a site away and brings it back: drills only."""
+
+    site: str
+
+    def lose(self) -> datetime:
+        """Kill -9 every process of the site, storage included, keep its disk; return the instant of the kill (UTC)."""
+        ...
+
+    def restore(self) -> None:
+        """Start what the site runs and return when it answers; restoring a running site is not an error."""
+        ...
+
+    def processes(self) -> list[ProcessState]: ...
+
+
+class Systems(Protocol):
+    """An estate together with the real systems behind it; nothing is contacted before it is used."""
+
+    @property
+    def estate(self) -> Estate: ...
+
+    @property
+    def home(self) -> Home: ...
+
+    @property
+    def connections(self) -> Connections: ...
+
+    def store(self, site: str) -> ObjectStore: ...
+
+    def stores(self) -> dict[str, ObjectStore]: ...
+
+    def copier(self) -> ObjectCopier: ...
+
+    def replicas(self, site: str) -> list[Replica]: ...
+
+    def client(self, service: Service) -> Callable[[Sequence[Features]], Answer]:
+        """Asks ``service`` through the gateway, as its users do; raises ``Unavailable``."""
+        ...
+
+    def control(self, site: str) -> SiteControl: ...
+
+    def gateway(self) -> Gateway: ...
+
+    def topic(self, stream: Stream) -> Topic:
+        """The topic that a stream comes from."""
+        ...
+
+    def ledger(self) -> Ledger: ...
+
     def registry(self) -> Registry: ...
 
     def scheduler(self) -> Scheduler: ...
 
+    def expectations(self) -> ExpectationEngine:
+        """What runs a gate's expectations."""
+        ...

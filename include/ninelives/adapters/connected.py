@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ninelives.estate import Estate, Service, load_estate
+from ninelives.estate.streams import Stream
 from ninelives.home import Home
 from ninelives.ports import (
     Answer,
@@ -78,15 +79,17 @@ class ConnectedEstate:
 
         return EnvoyGateway.from_connections(self.connections, self.estate)
 
+    def topic(self, stream: Stream) -> Topic:
+        from ninelives.adapters.broker_kafka import KafkaTopic
+
+        connection = self.connections.get(f"ninelives_{stream.site}_broker")
+        return KafkaTopic.from_connection(connection, stream.source.topic or "", stream.source.group)
+
     def ledger(self) -> Ledger:
         from ninelives.adapters.ledger import SqlLedger
 
         return SqlLedger.from_connection(self.connections.get("ninelives_ledger"))
 
-    def expectations(self) -> ExpectationEngine:
-        from ninelives.adapters.great_expectations import GreatExpectations
-
-        return GreatExpectations()
     def registry(self) -> Registry:
         from ninelives.adapters.mlflow import MlflowRegistry
 
@@ -97,3 +100,7 @@ class ConnectedEstate:
 
         return AirflowApi.from_connection(self.connections.get("ninelives_airflow_api"))
 
+    def expectations(self) -> ExpectationEngine:
+        from ninelives.adapters.great_expectations import GreatExpectations
+
+        return GreatExpectations()

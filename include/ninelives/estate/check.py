@@ -10,6 +10,7 @@ from ninelives.estate.cron import check_cron
 from ninelives.estate.document import Loc, format_path
 from ninelives.estate.explain import closest
 from ninelives.estate.model import Approval, DrillPolicy, Estate, Golden, Mode, Role, Service
+from ninelives.estate.streams import contract_problems
 from ninelives.estate.units import Value, format_duration
 
 Finding = tuple[Loc, str]
@@ -32,6 +33,15 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
     for index, service in enumerate(estate.services):
         for loc, message in _service(estate, service):
             yield ("services", index, *loc), message
+    for index, stream in enumerate(estate.streams):
+        for loc, message in contract_problems(stream):
+            yield ("streams", index, *loc), message
+        dataset_of = estate.dataset_by_name.get(stream.name)
+        if dataset_of is not None and dataset_of.primary != stream.site:
+            yield (
+                ("streams", index, "site"),
+                f"the dataset of the same name has its primary at {dataset_of.primary}; land the stream there",
+            )
     for index, dataset in enumerate(estate.datasets):
         for number, site in enumerate(dataset.copies):
             if site == dataset.primary:
@@ -39,18 +49,18 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
                     ("datasets", index, "copies", number),
                     f"{site} is the primary, and a copy there is lost with it; name another site",
                 )
+    for index, number in _repeated([backfill.dag for backfill in estate.backfills]):
+        yield ("backfills", index, "dag"), f"is named in backfills[{number}] already; remove one"
     yield from _requests(estate)
     if "drills" not in broken:
         yield from _drills(estate, estate.drills, broken)
 
 
 def _repeated_names(estate: Estate) -> Iterator[Finding]:
-    for part in ("people", "sites", "datasets", "models", "services"):
+    for part in ("people", "sites", "datasets", "models", "services", "streams"):
         names = [item.name for item in getattr(estate, part)]
         for index, first in _repeated(names):
             yield (part, index, "name"), f"{names[index]} is the name of {part}[{first}] already; choose another"
-    for index, number in _repeated([backfill.dag for backfill in estate.backfills]):
-        yield ("backfills", index, "dag"), f"is named in backfills[{number}] already; remove one"
     lists: list[tuple[Loc, Sequence[str]]] = [
         *((("people", index, "roles"), person.roles) for index, person in enumerate(estate.people)),
         *((("datasets", index, "copies"), dataset.copies) for index, dataset in enumerate(estate.datasets)),
@@ -75,8 +85,14 @@ def _references(estate: Estate) -> Iterator[tuple[Loc, str, str]]:
         yield ("datasets", index, "primary"), dataset.primary, "sites"
         for number, site in enumerate(dataset.copies):
             yield ("datasets", index, "copies", number), site, "sites"
+    for index, stream in enumerate(estate.streams):
+        yield ("streams", index, "site"), stream.site, "sites"
     for index, model in enumerate(estate.models):
         yield ("models", index, "trained_on"), model.trained_on, "datasets"
+    for index, backfill in enumerate(estate.backfills):
+        for part in ("source", "dataset"):
+            if name := getattr(backfill, part):
+                yield ("backfills", index, part), name, "datasets"
     for index, service in enumerate(estate.services):
         yield ("services", index, "owner"), service.owner, "people"
         yield ("services", index, "model"), service.model, "models"
@@ -89,10 +105,6 @@ def _unknown_references(estate: Estate, broken: Collection[str]) -> Iterator[Fin
     declared = {part: {item.name for item in getattr(estate, part)} for part in parts}
     for loc, name, part in _references(estate):
         if part not in broken and name not in declared[part]:
-    for index, backfill in enumerate(estate.backfills):
-        for part in ("source", "dataset"):
-            if name := getattr(backfill, part):
-                yield ("backfills", index, part), name, "datasets"
             hint = closest(name, declared[part])
             yield loc, f"{name} is not declared below {part}; declare it or correct the name: {hint}"
 

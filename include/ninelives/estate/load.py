@@ -7,20 +7,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ninelives.errors import EstateError, EstateProblem
 from ninelives.estate.check import Finding, find_contradictions
 from ninelives.estate.document import MAX_PROBLEMS, Document, Loc, format_path, read_document
 from ninelives.estate.explain import explain
-from ninelives.estate.model import Dataset, Declared, DrillPolicy, Estate, Model, Person, Service, Site
+from ninelives.estate.model import Dataset, DrillPolicy, Estate, Model, Person, Service, Site
+from ninelives.estate.streams import Stream
 
-_ITEMS: dict[str, type[Declared]] = {
+_ITEMS: dict[str, type[BaseModel]] = {
     "people": Person,
     "sites": Site,
     "datasets": Dataset,
     "models": Model,
     "services": Service,
+    "streams": Stream,
 }
 
 
@@ -61,7 +63,7 @@ def _check(data: Any) -> tuple[Estate, list[Finding]]:
         written = data.get(part) if isinstance(data, dict) else None
         if not isinstance(written, list):
             continue
-        items: list[Declared] = []
+        items: list[BaseModel] = []
         kept[part] = []
         for index, item in enumerate(written):
             if len(findings) > MAX_PROBLEMS:

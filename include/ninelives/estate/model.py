@@ -5,6 +5,7 @@ Endpoints and secrets are not here: they live in Connections named ``ninelives_<
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property
 
@@ -35,6 +36,13 @@ class Approval(StrEnum):
     FOUR_EYES = "four-eyes"
 
 
+class Deletions(StrEnum):
+    """What an object means that was deleted at the primary: a loss, or a wish."""
+
+    RESTORE = "restore"
+    FOLLOW = "follow"
+
+
 class Person(Declared):
     """Somebody who may act; ``name`` is the user name in Airflow."""
 
@@ -57,6 +65,15 @@ class Dataset(Declared):
     copies: tuple[Name, ...] = Field(min_length=1, description="The sites that keep a verified copy.")
     rpo: Duration = Field(description="How much of the newest data may be lost with the primary site.")
     suite: Name = Field(description="Folder below expectations/ that holds the gate's suite.")
+    verify_within: Duration = Field(
+        default=timedelta(days=7), description="Every byte of a copy, and of its source, is read again within this."
+    )
+    deletions: Deletions = Field(
+        default=Deletions.RESTORE,
+        description="An object deleted at the primary is brought back, or its copy follows it into a dated trash.",
+    )
+    trash_for: Duration = Field(default=timedelta(days=30), description="How long a copy's trash is kept.")
+    shards: int = Field(default=1, ge=1, le=256, description="How many tasks share the copying of this dataset.")
 
 
 class Model(Declared):
@@ -112,23 +129,6 @@ class DrillPolicy(Declared):
     min_good: Ratio = Field(description="Survivors' share of correct answers below which a drill stops at once.")
 
 
-class Estate(Declared):
-    """All that is declared. References between its parts are checked by ``ninelives.estate.check``."""
-
-    name: Name
-    people: tuple[Person, ...] = Field(min_length=1)
-    sites: tuple[Site, ...] = Field(min_length=1)
-    datasets: tuple[Dataset, ...] = ()
-    models: tuple[Model, ...] = Field(min_length=1)
-    services: tuple[Service, ...] = Field(min_length=1)
-    drills: DrillPolicy
-
-    @cached_property
-    def service_by_name(self) -> dict[str, Service]:
-        return {service.name: service for service in self.services}
-
-    @cached_property
-    def dataset_by_name(self) -> dict[str, Dataset]:
 class Backfill(Declared):
     """A DAG whose missed intervals are filled after downtime."""
 
@@ -153,18 +153,39 @@ class Backfill(Declared):
     )
 
 
+class Estate(Declared):
+    """All that is declared. References between its parts are checked by ``ninelives.estate.check``."""
+
+    name: Name
+    people: tuple[Person, ...] = Field(min_length=1)
+    sites: tuple[Site, ...] = Field(min_length=1)
+    datasets: tuple[Dataset, ...] = ()
+    models: tuple[Model, ...] = Field(min_length=1)
+    services: tuple[Service, ...] = Field(min_length=1)
+    drills: DrillPolicy
+    streams: tuple[Stream, ...] = ()
+    backfills: tuple[Backfill, ...] = ()
+
+    @cached_property
+    def service_by_name(self) -> dict[str, Service]:
+        return {service.name: service for service in self.services}
+
+    @cached_property
+    def dataset_by_name(self) -> dict[str, Dataset]:
         return {dataset.name: dataset for dataset in self.datasets}
 
     @cached_property
     def model_by_name(self) -> dict[str, Model]:
         return {model.name: model for model in self.models}
 
+    @cached_property
+    def stream_by_name(self) -> dict[str, Stream]:
+        return {stream.name: stream for stream in self.streams}
+
     @property
     def site_names(self) -> tuple[str, ...]:
         return tuple(site.name for site in self.sites)
 
-    streams: tuple[Stream, ...] = ()
-    backfills: tuple[Backfill, ...] = ()
     def people_with(self, role: Role) -> tuple[str, ...]:
         """User names of everybody who has ``role``."""
         return tuple(person.name for person in self.people if role in person.roles)
