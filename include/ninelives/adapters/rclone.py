@@ -1,4 +1,4 @@
-"""Copies between two stores with rclone: one child process per copy, remotes from its environment, never argv."""
+"""Copies and hashes with rclone: one child process at a time, remotes from its environment, never argv."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -35,6 +36,12 @@ _MEANING = {
 _KNOCK_AFTER = 2.0
 """Seconds without progress after which the stores are knocked at."""
 
+LISTED_FROM = 256
+"""Keys from which listing their common folder costs less than asking for each: a page of a listing shows 1,000."""
+
+MEMORY = "192MiB"
+"""What the engine's own heap aims for, and half of it for buffers, so that copy and proof stay below 250 MB."""
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -42,11 +49,11 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 class RcloneCopier:
     """``ports.ObjectCopier``. Killing this process kills the rclone it started; a PUT is atomic at the store.
 
-    :param transfers: objects in flight at once; one large object takes up to 64 MiB of memory in flight
+    :param transfers: objects in flight at once
     :param patience: seconds without a byte or an object after which both stores count as stuck
     """
 
-    def __init__(self, binary: str | None = None, *, transfers: int = 8, patience: float = 60.0) -> None:
+    def __init__(self, binary: str | None = None, *, transfers: int = 16, patience: float = 60.0) -> None:
         self._binary = binary
         self._transfers = transfers
         self._patience = patience
@@ -61,38 +68,63 @@ class RcloneCopier:
         prefix: str = "",
         on_progress: Callable[[CopyProgress], None] | None = None,
         force: bool = False,
+        into: str = "",
     ) -> CopyReport:
         """Copy ``keys`` (or everything under ``prefix``) that is missing or differs at the target; never delete.
 
         A key that the source does not hold is left out without an error: verify at the target.
 
         :param force: copy without looking at the target, whose ETag may be the one from before its bytes changed
+        :param into: folder at the target below which the keys are written
         :raises Unavailable: rclone is missing or failed, with its own words; what was copied stays
         """
-        options = [
+        options = [*self._options(), *(("--no-check-dest",) if force else ("--checksum",))]
+        environment = _environment({"source": source, "target": target})
+        watch = _Watch([_address(source), _address(target)], self._patience, on_progress)
+        listed: list[str] | None = None
+        if keys is not None:
+            folder, listed, how = _listed(keys)
+            if not listed:
+                return CopyReport(objects=0, bytes=0, seconds=0.0)
+            # The caller reads everything back: asking for each object's headers after its upload proves nothing more.
+            options += [*how, "--s3-no-head", "--use-server-modtime"]
+        else:
+            folder = prefix.strip("/")
+            options += ["--fast-list"]
+        places = [_place("source", bucket, folder), _place("target", bucket, into, folder)]
+        return self._run(["copy", *places, *options], environment, listed, watch)
+
+    def hashes(self, connection: Connection, bucket: str, keys: Iterable[str]) -> dict[str, str]:
+        """SHA-256 (hex) of every object that exists, each read to its end; one that does not is left out.
+
+        :raises Unavailable: rclone is missing or failed, with its own words
+        """
+        folder, listed, how = _listed(keys)
+        if not listed:
+            return {}
+        watch = _Watch([_address(connection)], self._patience, None)
+        arguments = ["hashsum", "SHA256", "--download", _place("source", bucket, folder), *self._options(), *how]
+        found: dict[str, str] = {}
+        with tempfile.TemporaryFile() as output:
+            environment = _environment({"source": connection})
+            self._run([*arguments, "--use-server-modtime"], environment, listed, watch, output)
+            output.seek(0)
+            for line in output:
+                digest, _, name = line.decode().rstrip("\n").partition("  ")
+                if len(digest) != 64:
+                    raise Unavailable(f"{bucket}/{name} at {connection.conn_id} could not be read to its end")
+                found[f"{folder}/{name}" if folder else name] = digest
+        return found
+
+    def _options(self) -> list[str]:
+        return [
             # Quick to give up: the caller retries, and decides what a site that does not answer means.
             *("--retries", "2", "--low-level-retries", "3", "--contimeout", "5s", "--timeout", "30s"),
             *("--transfers", str(self._transfers), "--checkers", str(self._transfers)),
             *("--s3-chunk-size", "16M", "--s3-upload-concurrency", "4", "--s3-no-check-bucket"),
+            *("--max-buffer-memory", "96M"),
             *("--use-json-log", "--stats", "1s", "--stats-log-level", "NOTICE", "--config", os.devnull),
-            *(("--no-check-dest",) if force else ("--checksum",)),
         ]
-        places = [f"source:{bucket}", f"target:{bucket}"]
-        listed: list[str] | None = None
-        if keys is not None:
-            listed = list(keys)
-            if not listed:
-                return CopyReport(objects=0, bytes=0, seconds=0.0)
-            if broken := [key for key in listed if "\n" in key or "\r" in key]:
-                raise ValueError(f"a key with a line break cannot be copied: {broken[0]!r}")
-            options += ["--files-from-raw", "-", "--no-traverse"]
-        else:
-            folder = prefix.strip("/")
-            places = [f"{place}/{folder}" if folder else place for place in places]
-            options += ["--fast-list"]
-        environment = _environment({"source": source, "target": target})
-        watch = _Watch([_address(source), _address(target)], self._patience, on_progress)
-        return self._run(["copy", *places, *options], environment, listed, watch)
 
     def _run(
         self,
@@ -100,6 +132,7 @@ class RcloneCopier:
         environment: Mapping[str, str],
         listed: list[str] | None,
         watch: _Watch,
+        output: IO[bytes] | None = None,
     ) -> CopyReport:
         started = time.monotonic()
         try:
@@ -107,7 +140,7 @@ class RcloneCopier:
                 [self._binary or find_rclone(), *arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL if listed is None else subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if output is None else output,
                 stderr=subprocess.PIPE,
                 preexec_fn=_die_with_parent(os.getpid()) if _libc is not None else None,
             )
@@ -139,6 +172,27 @@ class RcloneCopier:
         )
 
 
+def _listed(keys: Iterable[str]) -> tuple[str, list[str], list[str]]:
+    """The folder that all keys are in, their names in it, and the options that make rclone read them from its input."""
+    listed = list(keys)
+    if broken := [key for key in listed if "\n" in key or "\r" in key]:
+        raise ValueError(f"a key with a line break cannot be copied: {broken[0]!r}")
+    options = ["--files-from-raw", "-"]
+    if len(listed) < LISTED_FROM:
+        return "", listed, [*options, "--no-traverse"]
+    folder = os.path.commonpath([key.rpartition("/")[0] or "/" for key in listed]) if _tidy(listed) else ""
+    return folder, [key[len(folder) + 1 :] if folder else key for key in listed], [*options, "--fast-list"]
+
+
+def _tidy(keys: list[str]) -> bool:
+    """Whether every key is in a folder and reads the same as a path."""
+    return all("/" in key and not key.startswith("/") and "//" not in key and "/./" not in f"/{key}" for key in keys)
+
+
+def _place(remote: str, bucket: str, *folders: str) -> str:
+    return "/".join((f"{remote}:{bucket}", *(folder.strip("/") for folder in folders if folder.strip("/"))))
+
+
 def find_rclone() -> str:
     """The one of this environment's wheel, else the one on PATH.
 
@@ -154,6 +208,7 @@ def find_rclone() -> str:
 def _environment(remotes: Mapping[str, Connection]) -> dict[str, str]:
     """Ours without anybody's rclone settings, which could turn a copy into something else, plus the remotes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
+    environment["GOMEMLIMIT"] = MEMORY
     for remote, connection in remotes.items():
         endpoint = connection.extra.get("endpoint_url")
         settings = {

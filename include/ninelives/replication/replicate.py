@@ -1,34 +1,46 @@
 """Keep a verified copy of a dataset, of models and of the registry's artefacts at another site.
 
 The order makes every instant safe to be killed at: objects first, each read back at the target, the manifest (or the
-release pointer) last. Nothing is ever deleted at the target. A run repeated after a kill finds what is already there.
+release pointer) last. Nothing disappears at the target: what was deleted at the source moves to a dated trash, and only
+where the estate says so. A run repeated after a kill finds what is already there.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ninelives.errors import Corrupted, Refused
-from ninelives.ports import Connection, Ledger, ObjectCopier, ObjectStore, Record, Systems
+from ninelives.estate.model import Dataset, Deletions
+from ninelives.ports import Connection, Ledger, ObjectCopier, ObjectInfo, ObjectStore, Record, Systems
 from ninelives.replication.manifest import (
     BUCKET,
     Manifest,
     ManifestObject,
+    Sha256,
     build_manifest,
-    hash_objects,
+    is_data,
     read_manifest,
-    scan,
+    sort_listing,
     write_manifest,
     write_over,
 )
-from ninelives.replication.transfer import Delivery, Link, OnProgress, deliver, some
+from ninelives.replication.proof import (
+    Finding,
+    Rotation,
+    begun,
+    named,
+    next_to_read,
+    read_rotation,
+    rotation_key,
+)
+from ninelives.replication.transfer import Delivery, Link, OnProgress, deliver, empty_trash, set_aside, some
 
 MODELS = "models"
 ARTIFACTS = "mlflow"
@@ -36,13 +48,50 @@ ARTIFACTS = "mlflow"
 MAX_SHRINK = 0.1
 """A source that lost more than this share of the objects known so far was emptied or rolled back, not tidied."""
 
-REREAD_OBJECTS = 32
-REREAD_BYTES = 64 * 2**20
-"""Old objects read again at both sites in each run: bits rot, and only reading bytes finds it."""
-
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of ``of`` disjoint parts of a dataset's keys, so that several workers share its copying and proving."""
+
+    number: int
+    """from 1"""
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise ValueError(f"there is no shard {self}: shards are counted from 1")
+
+    def holds(self, key: str) -> bool:
+        """By the key's SHA-256, so that copy and proof agree whatever engine copies."""
+        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % self.of == self.number - 1
+
+    @property
+    def part(self) -> str:
+        return "" if self.of == 1 else f".{self.number}-of-{self.of}"
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+WHOLE = Shard(1, 1)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the estate declares about a dataset's copies, apart from where they are."""
+
+    verify_within: timedelta = timedelta(days=7)
+    deletions: Deletions = Deletions.RESTORE
+    trash_for: timedelta = timedelta(days=30)
+    max_shrink: float = MAX_SHRINK
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Policy:
+        return cls(dataset.verify_within, dataset.deletions, dataset.trash_for)
 
 
 @dataclass(frozen=True)
@@ -53,7 +102,7 @@ class ReplicationResult:
     source: str
     target: str
     objects: int
-    """in the target's manifest"""
+    """in the target's manifest, or in this shard of it"""
     copied: int
     bytes: int
     """bytes copied"""
@@ -67,6 +116,23 @@ class ReplicationResult:
     fingerprint: str
     rebuilt: tuple[str, ...] = ()
     """Sites whose manifest could not be read and was made anew from the objects themselves."""
+    findings: tuple[Finding, ...] = ()
+    """Everything that was not as recorded, at either site."""
+    trashed: int = 0
+    """were deleted at the source and moved to the target's trash"""
+    verified_since: datetime | None = None
+    """Every object was read at both sites later than this; ``None`` until the first rotation is done."""
+    shard: str = str(WHOLE)
+
+    def facts(self) -> dict[str, object]:
+        """For the ledger: bounded, and JSON."""
+        since = self.verified_since.isoformat() if self.verified_since else None
+        return {
+            **asdict(self),
+            "findings": named(self.findings),
+            "findings_total": len(self.findings),
+            "verified_since": since,
+        }
 
 
 def replicate(
@@ -78,15 +144,19 @@ def replicate(
     target_conn: Connection,
     clock: Callable[[], datetime] = utc_now,
     on_progress: OnProgress | None = None,
+    *,
+    policy: Policy | None = None,
+    shard: Shard = WHOLE,
 ) -> ReplicationResult:
     """Bring every object of ``dataset`` at ``source`` to ``target`` and prove it there.
 
+    :param shard: only these keys; then ``complete`` writes the manifests once all shards are done
     :raises Refused: the source is empty or much smaller than what is known of it
     :raises Corrupted: an object is not what it was; everything that is sound has been replicated all the same
     :raises Unavailable: a store does not answer; run again
     """
     link = Link(source, target, copier, source_conn, target_conn)
-    return _Run(link, dataset, BUCKET, f"{dataset}/", clock, on_progress).run()
+    return _Run(link, dataset, BUCKET, f"{dataset}/", clock, on_progress, policy=policy or Policy(), shard=shard).run()
 
 
 def replicate_artifacts(
@@ -118,28 +188,51 @@ class _Run:
     clock: Callable[[], datetime]
     on_progress: OnProgress | None
     immutable: bool = True
+    policy: Policy = field(default_factory=Policy)
+    shard: Shard = WHOLE
     rebuilt: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    _gone: dict[str, Gone] = field(default_factory=dict)
+    """what was deleted at the source on purpose"""
 
     def run(self) -> ReplicationResult:
         started = time.monotonic()
         source, target = self.link.source, self.link.target
         target.ensure_bucket(self.bucket)
         known, copy = self._read(source), self._read(target)
-        found = scan(source, self.dataset, known, self.clock(), bucket=self.bucket, prefix=self.prefix)
-        self._refuse_shrunk(found, known, copy)
+        begun_at = self.clock()
+        here, there = self._list(source), self._list(target)
+        self._refuse_shrunk(here, known, copy)
+        self._note_deleted(here, known, begun_at)
 
+        found = self._scan(here, there, known, copy, begun_at)
         sound, recorded = self._sort_out_changed(found, known, copy)
-        write_over(source, recorded, known, self.bucket)
+        if self.shard == WHOLE:
+            write_over(source, recorded, known, self.bucket)
 
         before = copy.by_key if copy else {}
-        there = {info.key: info.size for info in target.list(self.bucket, self.prefix)}
-        new = {o.key: o for o in sound if before.get(o.key) != o or there.get(o.key) != o.size}
-        done = deliver(self.link, self.bucket, list(new.values()), there, self.on_progress)
+        sizes = {key: info.size for key, info in there.items()}
+        new = {o.key: o for o in sound if before.get(o.key) != o or sizes.get(o.key) != o.size}
+        done = deliver(self.link, self.bucket, list(new.values()), sizes, self.on_progress)
+        lost = [key for key, o in new.items() if before.get(key) == o and key not in there]
+        self._find(target, "missing", lost, done.failed)
+        self._find(target, "damaged", [key for key in done.healed if key not in lost], ())
 
-        manifest = self._write_target_manifest([o for o in sound if o.key not in done.failed], found.created_at)
-        self._check_only_copies(manifest, found, there)
-        done += self._read_again([o for o in sound if o.key not in new], there)
+        sound = [o for o in sound if o.key not in done.failed]
+        if self.shard == WHOLE:
+            moved = self._move_to_trash(there, copy, begun_at)
+            manifest = self._write_target_manifest(sound, found.created_at)
+            for key in moved:
+                target.delete(self.bucket, key)
+            self._check_only_copies(manifest, known, {*here, *found.by_key}, there)
+            self._empty_trash(begun_at)
+        else:
+            moved = []
+            manifest = build_manifest(self.dataset, sound, found.created_at)
+            target.put(self.bucket, part_key(self.dataset, self.shard), manifest.model_dump_json().encode())
+        again, rotation = self._read_again([o for o in sound if o.key not in new], sizes, begun_at, copy is None)
+        done += again
         if done.problem:
             self.problems.append(done.problem)
         if self.problems:
@@ -157,6 +250,10 @@ class _Run:
             lag_seconds=max(0.0, (self.clock() - found.created_at).total_seconds()),
             fingerprint=manifest.fingerprint,
             rebuilt=tuple(self.rebuilt),
+            findings=tuple(self.findings),
+            trashed=len(moved),
+            verified_since=rotation.verified_since,
+            shard=str(self.shard),
         )
 
     def _read(self, store: ObjectStore) -> Manifest | None:
@@ -165,24 +262,68 @@ class _Run:
             return read_manifest(store, self.dataset, self.bucket)
         except Corrupted:
             self.rebuilt.append(store.site)
+            self.findings.append(Finding(store.site, self.dataset, "manifest", "repaired"))
             return None
 
-    def _refuse_shrunk(self, found: Manifest, known: Manifest | None, copy: Manifest | None) -> None:
+    def _list(self, store: ObjectStore) -> dict[str, ObjectInfo]:
+        return {info.key: info for info in store.list(self.bucket, self.prefix) if is_data(info.key)}
+
+    def _find(self, store: ObjectStore, what: str, keys: Iterable[str], lost: Iterable[str]) -> None:
+        for key in keys:
+            outcome = "lost" if key in lost else "repaired"
+            self.findings.append(Finding(store.site, key, what, outcome))  # type: ignore[arg-type]
+
+    def _refuse_shrunk(self, here: Mapping[str, ObjectInfo], known: Manifest | None, copy: Manifest | None) -> None:
         baseline = set(known.by_key) if known else set()
         if copy and (self.immutable or known is None):
             baseline |= set(copy.by_key)
-        missing = baseline - set(found.by_key)
+        if self.immutable and self.policy.deletions is Deletions.FOLLOW:
+            baseline -= set(self._read_gone(self.link.source))
+        missing = baseline - set(here)
         where = f"{self.bucket}/{self.prefix} at {self.link.source.site}"
         reasons = []
-        if not found.objects and (baseline or self.immutable):
+        if not here and (baseline or self.immutable):
             reasons.append(f"{where} is empty: write the data first, or check that the right disk is there")
-        elif len(missing) > MAX_SHRINK * len(baseline):
+        elif len(missing) > self.policy.max_shrink * len(baseline):
             reasons.append(
                 f"{len(missing)} of {len(baseline)} objects known so far are gone from {where} "
                 f"({some(sorted(missing))}): reconcile the sites first"
             )
         if reasons:
             raise Refused(f"replication of {self.dataset} to {self.link.target.site}", reasons)
+
+    def _scan(
+        self,
+        here: Mapping[str, ObjectInfo],
+        there: Mapping[str, ObjectInfo],
+        known: Manifest | None,
+        copy: Manifest | None,
+        begun_at: datetime,
+    ) -> Manifest:
+        """What the source holds, with what was lost there brought back from the copy."""
+        unchanged, to_hash = sort_listing((info for key, info in here.items() if self.shard.holds(key)), known)
+        hashed = self.link.hash_source(self.bucket, to_hash)
+        back = self._bring_back(here, there, known, copy)
+        objects = [*unchanged, *(o for o in hashed.values() if o is not None), *back]
+        return build_manifest(self.dataset, objects, begun_at)
+
+    def _bring_back(
+        self,
+        here: Mapping[str, ObjectInfo],
+        there: Mapping[str, ObjectInfo],
+        known: Manifest | None,
+        copy: Manifest | None,
+    ) -> list[ManifestObject]:
+        """The objects that the source has lost and the copy still has: few, or the source would have been refused."""
+        if not self.immutable or self.policy.deletions is not Deletions.RESTORE:
+            return []
+        records = {**(known.by_key if known else {}), **(copy.by_key if copy else {})}
+        lost = [o for key, o in records.items() if key not in here and key in there and self.shard.holds(key)]
+        done = deliver(self.link.reversed(), self.bucket, lost, {}, self.on_progress)
+        self._find(self.link.source, "missing", [o.key for o in lost], done.failed)
+        if done.problem:
+            self.problems.append(done.problem)
+        return [o for o in lost if o.key not in done.failed]
 
     def _sort_out_changed(
         self, found: Manifest, known: Manifest | None, copy: Manifest | None
@@ -199,17 +340,20 @@ class _Run:
         if damaged:
             self.problems.append(
                 f"{some(damaged)} changed at {self.link.source.site} after being recorded there; not copied over the "
-                f"copy at {self.link.target.site}: reconcile the sites to bring the good copy back"
+                f"copy at {self.link.target.site}: `ninelives replicate verify` brings the good copy back, or "
+                "reconcile the sites"
             )
         if differing:
             self.problems.append(f"{some(differing)} is recorded with other bytes at each site: reconcile the sites")
-        if not damaged and not differing:
-            return list(found.objects), found
         unsound = {*damaged, *differing}
-        recorded = [at_source.get(o.key, o) for o in found.objects]
+        self.findings += [Finding(self.link.source.site, key, "damaged", "found") for key in sorted(unsound)]
+        recorded = {o.key: at_source.get(o.key, o) for o in found.objects}
+        if self.policy.deletions is Deletions.RESTORE:
+            # What is at neither site stays recorded: forgotten, nobody would ever hear of it.
+            recorded = {**at_source, **recorded}
         return (
             [o for o in found.objects if o.key not in unsound],
-            build_manifest(self.dataset, recorded, found.created_at),
+            build_manifest(self.dataset, recorded.values(), found.created_at),
         )
 
     def _write_target_manifest(self, sound: Sequence[ManifestObject], created_at: datetime) -> Manifest:
@@ -217,56 +361,213 @@ class _Run:
         objects = {o.key: o for o in sound}
         readable = self.link.target.site not in self.rebuilt
         if self.immutable and readable and (now := read_manifest(self.link.target, self.dataset, self.bucket)):
-            objects = {**objects, **now.by_key}
+            objects = {**objects, **{key: o for key, o in now.by_key.items() if not self._is_gone(o)}}
             created_at = max(created_at, now.created_at)
         manifest = build_manifest(self.dataset, objects.values(), created_at)
         write_manifest(self.link.target, manifest, self.bucket)
         return manifest
 
-    def _check_only_copies(self, manifest: Manifest, found: Manifest, there: Mapping[str, int]) -> None:
-        gone = sorted(set(manifest.by_key) - set(found.by_key) - set(there))
+    def _check_only_copies(
+        self,
+        manifest: Manifest,
+        known: Manifest | None,
+        here: Iterable[str],
+        there: Iterable[str],
+    ) -> None:
+        recorded = {*manifest.by_key, *(known.by_key if known and self.immutable else ())}
+        gone = sorted(recorded - set(here) - set(there) - set(self._gone))
         if gone:
+            self.findings += [Finding(self.link.source.site, key, "missing", "lost") for key in gone]
             self.problems.append(f"{some(gone)} is at neither site any more: restore from a backup")
 
-    def _read_again(self, old: Sequence[ManifestObject], there: Mapping[str, int]) -> Delivery:
-        """Read the next few old objects at both sites; repair the target, report the source."""
-        source, target = self.link.source, self.link.target
-        cursor = f"_manifests/{self.dataset}.reread.json"
-        chosen = next_to_read(old, _read_cursor(target.get(self.bucket, cursor)))
-        if not chosen:
-            return Delivery()
-        sizes = {o.key: o.size for o in chosen}
-        at_source = hash_objects(source, self.bucket, sizes)
-        rotten = [o for o in chosen if at_source.get(o.key) != o]
-        if rotten:
-            self.problems.append(
-                f"{some([o.key for o in rotten])} is damaged at {source.site}: "
-                f"reconcile the sites to bring the copy at {target.site} back"
+    # --- deletions
+
+    def _read_gone(self, store: ObjectStore) -> dict[str, Gone]:
+        data = store.get(self.bucket, gone_key(self.dataset))
+        try:
+            return _GONE.validate_json(data) if data else {}
+        except ValidationError:
+            return {}  # then nothing was deleted, and the copy keeps it
+
+    def _note_deleted(self, here: Mapping[str, ObjectInfo], known: Manifest | None, now: datetime) -> None:
+        """What the source once recorded and has deleted: written down before its manifest forgets it."""
+        if not self.immutable or self.policy.deletions is not Deletions.FOLLOW:
+            return
+        source = self.link.source
+        before = self._read_gone(source)
+        gone = {key: one for key, one in before.items() if key not in here and now - one.at <= self.policy.trash_for}
+        for key, o in (known.by_key if known else {}).items():
+            if key not in here:
+                gone.setdefault(key, Gone(sha256=o.sha256, at=now))
+        if gone != before and self.shard == WHOLE:
+            source.put(self.bucket, gone_key(self.dataset), _GONE.dump_json(gone))
+        self._gone = gone
+
+    def _is_gone(self, o: ManifestObject) -> bool:
+        return o.key in self._gone and self._gone[o.key].sha256 == o.sha256
+
+    def _move_to_trash(self, there: Mapping[str, ObjectInfo], copy: Manifest | None, now: datetime) -> list[str]:
+        """Copy what was deleted at the source into the target's trash; return what may be removed."""
+        at_target = copy.by_key if copy else {}
+        moved = [key for key in self._gone if key in there and (key not in at_target or self._is_gone(at_target[key]))]
+        if len(moved) > self.policy.max_shrink * max(len(at_target), len(there)):
+            raise Refused(
+                f"replication of {self.dataset} to {self.link.target.site}",
+                [
+                    f"{len(moved)} of {len(there)} objects there were deleted at {self.link.source.site}: "
+                    "look at what deletes them; `ninelives replicate run --max-shrink` allows more"
+                ],
             )
-        done = deliver(self.link, self.bucket, [o for o in chosen if o not in rotten], there, self.on_progress)
-        target.put(self.bucket, cursor, json.dumps({"after": chosen[-1].key}).encode())
-        return done
+        set_aside(self.link, self.bucket, {key: there[key].size for key in moved}, now, keep=True)
+        return moved
+
+    def _empty_trash(self, now: datetime) -> None:
+        if self.immutable:
+            for store in (self.link.source, self.link.target):
+                empty_trash(store, self.bucket, now.date(), self.policy.trash_for)
+
+    # --- proof of what has been there for long
+
+    def _read_again(
+        self, old: Sequence[ManifestObject], there: Mapping[str, int], now: datetime, all_new: bool
+    ) -> tuple[Delivery, Rotation]:
+        """Read the next old objects at both sites; each site's damage is repaired from the other."""
+        link = self.link
+        rotation = begun(now) if all_new else read_rotation(link.target, self.dataset, self.bucket, self.shard.part)
+        chosen = next_to_read(old, rotation.after, rotation.share(now, self.policy.verify_within))
+        done = Delivery()
+        if chosen:
+            sizes = {o.key: o.size for o in chosen}
+            at_source = link.hash_source(self.bucket, sizes)
+            rotten = [o for o in chosen if at_source.get(o.key) != o]
+            sound = [o for o in chosen if o not in rotten]
+            done = deliver(link, self.bucket, sound, there, self.on_progress)
+            self._find(link.target, "damaged", done.healed, ())
+            done += self._repair_source(rotten)
+            rotation = rotation.advanced(old, chosen, now)
+        if chosen or all_new:
+            key = rotation_key(self.dataset, self.shard.part)
+            link.target.put(self.bucket, key, rotation.model_dump_json().encode())
+        return done, rotation
+
+    def _repair_source(self, rotten: Sequence[ManifestObject]) -> Delivery:
+        """From the copy, as far as that is good. Size and time are as they were: nobody wrote these bytes."""
+        if not rotten:
+            return Delivery()
+        link = self.link
+        at_target = link.hash_target(self.bucket, {o.key: o.size for o in rotten})
+        good = [o for o in rotten if at_target.get(o.key) == o] if self.immutable else []
+        done = deliver(link.reversed(), self.bucket, good, {})
+        lost = {o.key for o in rotten if o not in good} | set(done.failed)
+        self._find(link.source, "damaged", [o.key for o in rotten], lost)
+        if lost:
+            self.problems.append(
+                f"{some(sorted(lost))} is damaged at {link.source.site} and {link.target.site} has no good copy: "
+                "restore from a backup"
+            )
+        return Delivery(done.copied, done.bytes, done.verified, len(good) - len(done.failed))
 
 
-def next_to_read(old: Sequence[ManifestObject], after: str) -> list[ManifestObject]:
-    """The objects that follow ``after`` in key order, around the end, within the bounds; at least one if any."""
-    ordered = sorted(old, key=lambda o: (o.key <= after, o.key))
-    chosen: list[ManifestObject] = []
-    size = 0
-    for o in ordered[:REREAD_OBJECTS]:
-        size += o.size
-        if chosen and size > REREAD_BYTES:
-            break
-        chosen.append(o)
-    return chosen
+class Gone(BaseModel):
+    """An object that was deleted at the source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Sha256
+    at: AwareDatetime
+    """when that was noticed"""
 
 
-def _read_cursor(data: bytes | None) -> str:
+_GONE = TypeAdapter(dict[str, Gone])
+
+
+def gone_key(dataset: str) -> str:
+    return f"_manifests/{dataset}.gone.json"
+
+
+# --- shards ------------------------------------------------------------------------------------------------------
+
+
+def part_key(dataset: str, shard: Shard) -> str:
+    """Of what a shard has proven at the target: only with all parts is there a manifest."""
+    return f"_manifests/{dataset}.parts/{shard.number}-of-{shard.of}.json"
+
+
+def complete(
+    dataset: str,
+    shards: int,
+    source: ObjectStore,
+    target: ObjectStore,
+    copier: ObjectCopier,
+    source_conn: Connection,
+    target_conn: Connection,
+    clock: Callable[[], datetime] = utc_now,
+    *,
+    policy: Policy | None = None,
+) -> ReplicationResult:
+    """Write the manifests of a dataset whose shards have all been replicated; repeating it is harmless.
+
+    :raises Refused: a shard has not finished yet
+    :raises Corrupted: a part is damaged, or objects are at neither site
+    :raises Unavailable: a store does not answer; run again
+    """
+    started = time.monotonic()
+    link = Link(source, target, copier, source_conn, target_conn)
+    run = _Run(link, dataset, BUCKET, f"{dataset}/", clock, None, policy=policy or Policy())
+    parts = [_read_part(target, dataset, Shard(number, shards)) for number in range(1, shards + 1)]
+    known, copy = run._read(source), run._read(target)
+    now = clock()
+    here, there = run._list(source), run._list(target)
+    run._refuse_shrunk(here, known, copy)
+    run._note_deleted(here, known, now)
+    proven = [o for part in parts for o in part.objects if o.key in there and there[o.key].size == o.size]
+    created_at = min(part.created_at for part in parts)
+    found = build_manifest(dataset, [o for o in proven if o.key in here], created_at)
+    _, recorded = run._sort_out_changed(found, known, copy)
+    write_over(source, recorded, known)
+    moved = run._move_to_trash(there, copy, now)
+    manifest = run._write_target_manifest(proven, created_at)
+    for key in moved:
+        target.delete(BUCKET, key)
+    run._check_only_copies(manifest, known, here, there)
+    run._empty_trash(now)
+    if run.problems:
+        raise Corrupted(f"replication of {dataset} {source.site} → {target.site}: {'; '.join(run.problems)}")
+    since = [read_rotation(target, dataset, BUCKET, Shard(n, shards).part).verified_since for n in range(1, shards + 1)]
+    return ReplicationResult(
+        dataset=dataset,
+        source=source.site,
+        target=target.site,
+        objects=len(manifest.objects),
+        copied=0,
+        bytes=0,
+        verified=0,
+        repaired=0,
+        seconds=time.monotonic() - started,
+        lag_seconds=max(0.0, (clock() - created_at).total_seconds()),
+        fingerprint=manifest.fingerprint,
+        rebuilt=tuple(run.rebuilt),
+        findings=tuple(run.findings),
+        trashed=len(moved),
+        verified_since=oldest(since),
+        shard=f"all of {shards}",
+    )
+
+
+def _read_part(target: ObjectStore, dataset: str, shard: Shard) -> Manifest:
+    data = target.get(BUCKET, part_key(dataset, shard))
+    if data is None:
+        raise Refused(f"the manifest of {dataset} at {target.site}", [f"shard {shard} has not finished; run it first"])
     try:
-        after = json.loads(data)["after"] if data else ""
-    except (ValueError, KeyError, TypeError):
-        return ""  # only a hint: start from the beginning
-    return after if isinstance(after, str) else ""
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise Corrupted(f"what shard {shard} of {dataset} proved at {target.site} is damaged; run it again") from error
+
+
+def oldest(instants: Sequence[datetime | None]) -> datetime | None:
+    """``None`` (unknown) as soon as one is."""
+    known = [one for one in instants if one is not None]
+    return min(known) if known and len(known) == len(instants) else None
 
 
 # --- models ------------------------------------------------------------------------------------------------------
@@ -408,10 +709,28 @@ def _replicate_model(link: Link, model: str, on_progress: OnProgress | None) -> 
 
 
 def replicate_dataset(
-    systems: Systems, dataset: str, source: str, target: str, on_progress: OnProgress | None = None
+    systems: Systems,
+    dataset: str,
+    source: str,
+    target: str,
+    on_progress: OnProgress | None = None,
+    *,
+    shard: Shard = WHOLE,
+    max_shrink: float = MAX_SHRINK,
 ) -> ReplicationResult:
-    """``replicate`` between two sites of a connected estate."""
-    return replicate(dataset, *_ends(systems, source, target), on_progress=on_progress)
+    """``replicate`` between two sites of a connected estate, as the estate declares it."""
+    policy = replace(Policy.of(systems.estate.dataset_by_name[dataset]), max_shrink=max_shrink)
+    ends = _ends(systems, source, target)
+    return replicate(dataset, *ends, on_progress=on_progress, policy=policy, shard=shard)
+
+
+def complete_dataset(
+    systems: Systems, dataset: str, source: str, target: str, *, max_shrink: float = MAX_SHRINK
+) -> ReplicationResult:
+    """``complete`` between two sites of a connected estate, once all declared shards are replicated."""
+    declared = systems.estate.dataset_by_name[dataset]
+    policy = replace(Policy.of(declared), max_shrink=max_shrink)
+    return complete(dataset, declared.shards, *_ends(systems, source, target), policy=policy)
 
 
 def replicate_releases(
@@ -430,7 +749,7 @@ def replicate_registry(
 
 def record_replication(ledger: Ledger, result: ReplicationResult) -> Record:
     """Leave evidence of a run: kind ``replication``, subject ``<dataset>@<target>``."""
-    return ledger.append("replication", f"{result.dataset}@{result.target}", asdict(result))
+    return ledger.append("replication", f"{result.dataset}@{result.target}", result.facts())
 
 
 def _ends(

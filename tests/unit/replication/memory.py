@@ -105,21 +105,23 @@ class MemoryCopier:
         prefix: str = "",
         on_progress: Callable[[CopyProgress], None] | None = None,
         force: bool = False,
+        into: str = "",
     ) -> CopyReport:
         a, b = self.stores[source.conn_id], self.stores[target.conn_id]
         size = count = 0
         for key in list(keys) if keys is not None else [info.key for info in a.list(bucket, prefix)]:
             data = a._bucket(bucket).get(key)
-            there = b._bucket(bucket).get(key)
+            name = f"{into}/{key}" if into else key
+            there = b._bucket(bucket).get(name)
             if data is None or (not force and there is not None and len(there[0]) == len(data[0])):
                 continue  # as a store that remembers the ETag of the bytes it once had
             b.fuse.burn()
-            b._bucket(bucket)[key] = (data[0], data[1])
-            self.copied.append((b.site, key))
+            b._bucket(bucket)[name] = (data[0], data[1])
+            self.copied.append((b.site, name))
             count, size = count + 1, size + len(data[0])
             if self.damage.get(key, 0) > 0:
                 self.damage[key] -= 1
-                b.flip(key, bucket)
+                b.flip(name, bucket)
         if on_progress is not None:
             on_progress(CopyProgress(count, size, size, 0.0))
         return CopyReport(count, size, 0.0)
