@@ -135,7 +135,7 @@ class Repository:
 
         Runs in a thread of its own until then, so that the server is live meanwhile; ``stop`` ends it early.
         """
-        pending, pause = sorted(self._wanted), 0.25
+        pending, pause, told = sorted(self._wanted), 0.25, dict[str, str]()
         while pending and not stop.is_set():
             for name in list(pending):
                 if name not in self._wanted:  # unloaded meanwhile
@@ -145,7 +145,9 @@ class Repository:
                     self.load(name)
                     pending.remove(name)
                 except NinelivesError as error:
-                    log.warning("%s is not loaded yet: %s: %s", name, type(error).__name__, error)
+                    if told.get(name) != str(error):  # the same reason, every five seconds, would hide the others
+                        told[name] = str(error)
+                        log.warning("%s is not loaded yet: %s: %s", name, type(error).__name__, error)
                     if isinstance(error, Unavailable) and name not in self._models:
                         self._load_cached(name)
             if pending:
