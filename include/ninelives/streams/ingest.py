@@ -285,13 +285,14 @@ def _quarantined(ledger: Ledger, store: ObjectStore, stream: Stream, at: Positio
     once = _once(QUARANTINE, stream, one.name)
     if ledger.written(once) is not None:
         return None
-    entries, metadata = unpack(read_quarantined(store, at, one.name))
+    packed = read_quarantined(store, at, one.name)
+    entries, metadata = unpack(packed)
     facts = {
         "unit": one.unit,
         "records": one.quarantined,
         "reasons": _most(reasons(entries)),
         "object": quarantine_key(stream.name, one.name),
-        "sha256": at.quarantined(one.name).sha256,
+        "sha256": hashlib.sha256(packed).hexdigest(),
         "contract": metadata["ninelives.contract"],
     }
     return ledger.append(QUARANTINE, stream.name, facts, once=once)

@@ -5,9 +5,9 @@ records, named by the unit and by the SHA-256 of all that came of it; what broke
 stream has come is told from the names in the manifest and from nothing else, so that landing and position cannot
 disagree: a process killed before the manifest was written has landed nothing, and one killed after it lacks nothing.
 
-    <stream>/data/partition=00000/00000000000000000000-00000000000000000100-<sha12>[-q<records in quarantine>].parquet
-    <stream>/data/object/<key as it arrived>-<sha12>[-q<records>].parquet
-    <stream>/data/replay/<name of what was in quarantine, hashed>-<sha12>[-q<records>].parquet
+    <stream>/data/partition=00000/00000000000000000000-00000000000000000100-<sha>[-q<records in quarantine>].parquet
+    <stream>/data/object/<key as it arrived>-<sha>[-q<records>].parquet
+    <stream>/data/replay/<name of what was in quarantine, hashed>-<sha>[-q<records>].parquet
     <stream>/quarantine/<the same, where there is a q>
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,7 +23,7 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ninelives.errors import Corrupted, Unavailable
+from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate.streams import Stream
 from ninelives.ports import ObjectStore
 from ninelives.replication.manifest import (
@@ -36,11 +36,13 @@ from ninelives.replication.manifest import (
     write_manifest,
 )
 from ninelives.streams.change import contract_sha
-from ninelives.streams.sift import Sifted, pack, to_parquet
+from ninelives.streams.sift import Sifted, declared_schema, pack, to_parquet
 
-_NAME = re.compile(r"(?P<unit>.+)-(?P<sha>[0-9a-f]{12})(?:-q(?P<count>[0-9]+))?")
+_NAME = re.compile(r"(?P<unit>.+)-(?P<sha>[0-9a-f]{16})(?:-q(?P<count>[0-9]+))?")
 _RANGE = re.compile(r"partition=(?P<partition>[0-9]{5,})/(?P<start>[0-9]{20})-(?P<end>[0-9]{20})")
 _SUFFIX = ".parquet"
+_DIGITS = 16
+"""Of the SHA-256 in a name: no two units of a stream are mixed up, and no damage goes unseen."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,6 @@ class Landed:
     unit: str
     quarantined: int
     """records"""
-
-
-def quarantine_of(stream: str) -> str:
-    """The dataset, beside the stream's own, that the quarantined parts are listed in; no estate can declare it."""
-    return f"{stream}.quarantine"
 
 
 def data_key(stream: str, name: str) -> str:
@@ -82,11 +79,10 @@ def replay_unit(name: str) -> str:
 
 @dataclass(frozen=True)
 class Position:
-    """A stream's two manifests as they were read; ``None`` before the first landing."""
+    """A stream's manifest as it was read; ``None`` before the first landing."""
 
     stream: str
     data: Manifest | None
-    quarantine: Manifest | None
 
     @cached_property
     def landed(self) -> dict[str, Landed]:
@@ -125,20 +121,12 @@ class Position:
         """What is in quarantine and has not been replayed."""
         return [one for one in self.landed.values() if one.quarantined and replay_unit(one.name) not in self.landed]
 
-    def quarantined(self, name: str) -> ManifestObject:
-        """The object of a quarantined part; raises ``Corrupted`` where the manifest has lost it."""
-        key = quarantine_key(self.stream, name)
-        found = self.quarantine.by_key.get(key) if self.quarantine else None
-        if found is None:
-            raise Corrupted(f"{key} is not in the manifest of {quarantine_of(self.stream)}; restore it from a copy")
-        return found
-
 
 def position(store: ObjectStore, stream: str) -> Position:
-    """:raises Corrupted: a manifest cannot be trusted
+    """:raises Corrupted: the manifest cannot be trusted
     :raises Unavailable: the store does not answer
     """
-    return Position(stream, read_manifest(store, stream), read_manifest(store, quarantine_of(stream)))
+    return Position(stream, read_manifest(store, stream))
 
 
 def land(
@@ -151,51 +139,32 @@ def land(
         read the position again
     """
     fresh = [(unit, sifted) for unit, sifted in units if unit not in known.landed]
-    data, quarantine, landed = [], [], []
+    if not fresh:
+        return known, []
+    begun = datetime.now(UTC)
+    listed, landed = [], []
     for unit, sifted in fresh:
         one, good, bad = _as_stored(stream, unit, sifted)
         landed.append(one)
         if bad is not None:
-            quarantine.append(_put(store, quarantine_key(stream.name, one.name), bad))
-        data.append(_put(store, data_key(stream.name, one.name), good))
-    if not fresh:
-        return known, []
-    now = position(store, stream.name)
-    if (now.data, now.quarantine) != (known.data, known.quarantine):
+            store.put(BUCKET, quarantine_key(stream.name, one.name), bad)
+        # The name holds the digest of the bytes: writing it again changes nothing.
+        key = data_key(stream.name, one.name)
+        store.put(BUCKET, key, good)
+        listed.append(ManifestObject(key=key, size=len(good), sha256=hashlib.sha256(good).hexdigest()))
+    if position(store, stream.name).data != known.data:
         raise Unavailable(f"another process lands {stream.name} at {store.site}; go on from what it has landed")
-    begun = datetime.now(UTC)
-    # First what a killed process may leave behind without harm: a part that no unit names is none.
-    listed = _extended(quarantine_of(stream.name), known.quarantine, quarantine, begun)
-    if listed is not None and listed != known.quarantine:
-        write_manifest(store, listed)
-    committed = _extended(stream.name, known.data, data, begun)
-    assert committed is not None  # noqa: S101  there are fresh units
-    write_manifest(store, committed)
-    return Position(stream.name, committed, listed), landed
+    manifest = extend(known.data, listed, begun) if known.data else build_manifest(stream.name, listed, begun)
+    write_manifest(store, manifest)
+    return Position(stream.name, manifest), landed
 
 
 def _as_stored(stream: Stream, unit: str, sifted: Sifted) -> tuple[Landed, bytes, bytes | None]:
     metadata = {"ninelives.stream": stream.name, "ninelives.unit": unit, "ninelives.contract": contract_sha(stream)}
     good = to_parquet(sifted.good, metadata)
     bad = pack(sifted.entries, metadata) if sifted.entries else None
-    sha = hashlib.sha256(good + (bad or b"")).hexdigest()[:12]
     mark = f"-q{sifted.quarantined}" if bad is not None else ""
-    return Landed(f"{unit}-{sha}{mark}", unit, sifted.quarantined), good, bad
-
-
-def _put(store: ObjectStore, key: str, data: bytes) -> ManifestObject:
-    # The name holds the digest of the bytes: writing it again changes nothing.
-    store.put(BUCKET, key, data)
-    return ManifestObject(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _extended(
-    dataset: str, known: Manifest | None, objects: Iterable[ManifestObject], begun: datetime
-) -> Manifest | None:
-    objects = list(objects)
-    if known is None:
-        return build_manifest(dataset, objects, begun) if objects else None
-    return extend(known, objects, begun) if objects else known
+    return Landed(f"{unit}-{_digest(good, bad)}{mark}", unit, sifted.quarantined), good, bad
 
 
 def read_table(store: ObjectStore, stream: Stream) -> pa.Table:
@@ -205,22 +174,38 @@ def read_table(store: ObjectStore, stream: Stream) -> pa.Table:
     a wider type has that type.
 
     :raises Corrupted: an object is not what the manifest says
+    :raises Refused: the contract has changed so that old and new records have no type in common
     :raises Unavailable: the store does not answer, or nothing has been landed
     """
     at = position(store, stream.name)
     if at.data is None:
         raise Unavailable(f"nothing of {stream.name} has been landed at {store.site} yet")
     names = [field.name for field in stream.fields]
-    tables = [
-        pq.read_table(pa.BufferReader(_verified(store, listed)), columns=names).replace_schema_metadata()
-        for listed in at.data.objects
-    ]
-    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    tables = [declared_schema(stream).remove_metadata().empty_table()]
+    for listed in at.data.objects:
+        file = pq.ParquetFile(pa.BufferReader(_verified(store, listed)))  # a field declared later is not in old ones
+        tables.append(file.read(columns=names).replace_schema_metadata())
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").select(names).combine_chunks()
+    except pa.ArrowTypeError as error:
+        raise Refused(
+            f"read {stream.name}", [f"it was landed by contracts that cannot be read as one: {error}; land it anew"]
+        ) from error
 
 
 def read_quarantined(store: ObjectStore, at: Position, name: str) -> bytes:
-    """:raises Corrupted: it is missing, or not what the manifest says"""
-    return _verified(store, at.quarantined(name))
+    """:raises Corrupted: it is missing, or not what was landed"""
+    key = quarantine_key(at.stream, name)
+    bad = store.get(BUCKET, key)
+    good = at.data.by_key[data_key(at.stream, name)] if at.data else None
+    match = _NAME.fullmatch(name)
+    if bad is None or good is None or match is None or _digest(_verified(store, good), bad) != match["sha"]:
+        raise Corrupted(f"{BUCKET}/{key} at {store.site} is not what was put into quarantine; restore it from a copy")
+    return bad
+
+
+def _digest(good: bytes, bad: bytes | None) -> str:
+    return hashlib.sha256(good + (bad or b"")).hexdigest()[:_DIGITS]
 
 
 def _verified(store: ObjectStore, listed: ManifestObject) -> bytes:

@@ -105,7 +105,7 @@ def test_every_value_of_the_narrow_type_survives_in_the_wide_one(a: str, b: str,
 FIELD = st.tuples(st.sampled_from(["id", "carrier", "distance", "delay", "at", "gate", "x"]), TYPES, st.booleans())
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(fields=st.lists(FIELD, unique_by=lambda field: field[0]))
 def test_what_passes_loses_no_declared_field_and_the_proposal_is_its_contract(
     fields: list[tuple[str, str, bool]],

@@ -84,7 +84,10 @@ def test_single_rows_of_a_file_are_picked_out_with_all_their_reasons() -> None:
     assert {entry.rows: len(entry.reasons) for entry in sifted.entries} == {(4,): 1, (9,): 2, (12,): 1}
     assert sifted.quarantined == 3
     assert ids([sifted.good]) == [number for number in range(30) if number not in (4, 9, 12)]
-    assert reasons(sifted.entries) == {"carrier: value not allowed (ZZ)": 2, "distance: out of range (declared >= 0)": 2}
+    assert reasons(sifted.entries) == {
+        "carrier: value not allowed (ZZ)": 2,
+        "distance: out of range (declared >= 0)": 2,
+    }
 
 
 def test_compatible_changes_pass_with_their_data() -> None:
@@ -179,7 +182,7 @@ def everything(sifted: Sifted) -> list[int]:
     return sorted([*sifted.rows, *(row for entry in sifted.entries for row in entry.rows)])
 
 
-@settings(max_examples=300, deadline=5000)
+@settings(max_examples=150, deadline=5000)
 @given(lines=st.lists(LINES, max_size=12))
 def test_whatever_arrives_ends_up_in_exactly_one_place(lines: list[bytes]) -> None:
     raws = [Raw(number, data) for number, data in enumerate(lines)]
