@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,13 +41,20 @@ class GreatExpectations:
     threads: int | None = None
 
     def evaluate(
-        self, suite: Suite, files: Mapping[str, Path], *, interval: Interval | None = None, rows: int = 0
+        self,
+        suite: Suite,
+        files: Mapping[str, Path],
+        *,
+        interval: Interval | None = None,
+        rows: int = 0,
+        references: Mapping[str, Mapping[str, Path]] | None = None,
     ) -> Evaluation:
         request = {
             "suite": suite.model_dump(mode="json", by_alias=True),
             "files": {key: str(path) for key, path in files.items()},
             "interval": str(interval) if interval else None,
             "rows": rows,
+            "references": {name: [str(path) for path in found.values()] for name, found in (references or {}).items()},
         }
         answer = self._ask(request, self.memory or suite.memory_mb, private=bool(suite.redact))
         if isinstance(answer, str):
@@ -115,6 +122,7 @@ def _evaluation(answer: Mapping[str, Any]) -> Evaluation:
         rows=answer["rows"],
         outcomes=None if outcomes is None else tuple(_outcome(outcome) for outcome in outcomes),
         errors=tuple(answer["errors"]),
+        newest=datetime.fromisoformat(answer["newest"]) if answer["newest"] else None,
     )
 
 

@@ -21,17 +21,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from ninelives.gates.interval import Interval
-from ninelives.gates.suite import Expectation, Suite
+from ninelives.gates.suite import Expectation, Suite, quoted
 from ninelives.gates.verdict import Evaluation, ObjectSchema, Outcome, blocks, schema_failures
 
 _SAMPLES = 5
 _WITHHELD = "the message is withheld: it may quote a value of a redacted column"
 _SAMPLE_TEXT = 200
-_DATA = "data"
+_DATA = "gate_data"
 _OWN_QUERY = "unexpected_rows_expectation"
 _TABLE_ROWS = 2_000_000
 """Up to here the rows are read once into memory: each of a dozen queries over a view would open every object again.
@@ -44,10 +45,12 @@ def evaluate(
     settings: Mapping[str, str],
     interval: Interval | None = None,
     rows_shown: int = 0,
+    references: Mapping[str, Sequence[Path]] | None = None,
 ) -> Evaluation:
     """Look at the schema first: where it is too far off no expectation could run, and none is paid for.
 
     :param settings: DuckDB's, e.g. ``memory_limit``
+    :param references: dataset to its files, for every one that the suite refers to
     """
     engine = _versions()
     schemas, rows, errors = _read_schemas(files)
@@ -56,13 +59,15 @@ def evaluate(
     reading = read_parquet(suite, list(files.values()), by_name=len(schemas) > 1)
     if interval:
         reading += f" WHERE {_within(suite, interval)}"
-    check = _Check(suite, f"CREATE {'TABLE' if rows <= _TABLE_ROWS else 'VIEW'} {_DATA} AS {reading}", settings)
-    judged, counted = check.judged()
+    create = [f"CREATE {'TABLE' if rows <= _TABLE_ROWS else 'VIEW'} {_DATA} AS {reading}"]
+    create += [f"CREATE VIEW {quoted(name)} AS {_read(paths)}" for name, paths in (references or {}).items()]
+    check = _Check(suite, create, settings)
+    judged, counted, newest = check.judged()
     if not counted:
         return Evaluation(engine, schemas, 0, None, ())
     if counted != rows and interval is None:
         errors.append(f"the objects' footers count {rows} rows, reading them gives {counted}")
-    return Evaluation(engine, schemas, counted, tuple(check.outcomes(judged, rows_shown)), tuple(errors))
+    return Evaluation(engine, schemas, counted, tuple(check.outcomes(judged, rows_shown)), tuple(errors), newest)
 
 
 def _read_schemas(files: Mapping[str, Path]) -> tuple[tuple[ObjectSchema, ...], int, list[str]]:
@@ -86,9 +91,9 @@ def _read_schemas(files: Mapping[str, Path]) -> tuple[tuple[ObjectSchema, ...], 
 
 
 class _Check:
-    """One suite over the relation that ``create`` makes."""
+    """One suite over the relation that the first of ``create`` makes."""
 
-    def __init__(self, suite: Suite, create: str, settings: Mapping[str, str]) -> None:
+    def __init__(self, suite: Suite, create: Sequence[str], settings: Mapping[str, str]) -> None:
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -105,20 +110,24 @@ class _Check:
             self.engine.dialect.identifier_preparer.reserved_words |= set(keywords)
             connection.exec_driver_sql("SET TimeZone = 'UTC'")
             connection.exec_driver_sql("SET enable_progress_bar = false")
-            connection.exec_driver_sql(create)
+            for statement in create:
+                connection.exec_driver_sql(statement)
         self.batch = source.add_table_asset(_DATA, table_name=_DATA).add_batch_definition_whole_table("all").get_batch()
 
-    def judged(self) -> tuple[list[int], int]:
-        """Per expectation the rows that it can judge at all, and the number of rows; one scan for everything.
+    def judged(self) -> tuple[list[int], int, datetime | None]:
+        """Rows that each expectation can judge at all, the number of rows, the newest time; one scan for everything.
 
         An expectation over values ignores nulls, so a column that is null throughout would pass anything.
         """
         import sqlalchemy as sa
 
-        counts = [sa.func.count().filter(self._judgeable(e)) for e in self.suite.expectations]
+        counts = [sa.func.count().filter(self._judgeable(e)) for e in self.suite.asked]
+        time = self.suite.time
+        newest = sa.func.max(sa.cast(sa.column(time.column), sa.TIMESTAMP(timezone=True)) if time else None)
         with self.engine.get_connection() as connection:
-            row = connection.execute(sa.select(sa.func.count(), *counts).select_from(sa.table(_DATA))).one()
-        return [int(n) for n in row[1:]], int(row[0])
+            asked = sa.select(sa.func.count(), newest, *counts).select_from(sa.table(_DATA))
+            rows, latest, *judged = connection.execute(asked).one()
+        return [int(n) for n in judged], int(rows), latest
 
     def _judgeable(self, expectation: Expectation) -> Any:
         import sqlalchemy as sa
@@ -131,12 +140,12 @@ class _Check:
 
     def outcomes(self, judged: Sequence[int], rows_shown: int) -> Iterator[Outcome]:
         """Ask yes or no first; ask for details, which cost a query each, only where the answer is no."""
-        answers = self._ask(range(len(self.suite.expectations)), "BOOLEAN_ONLY")
+        answers = self._ask(range(len(self.suite.asked)), "BOOLEAN_ONLY")
         failed = [index for index, answer in answers.items() if not answer["success"] and answer["raised"] is None]
         details = self._details(failed, rows_shown)
         for index, answer in sorted(answers.items()):
             detail = details.get(index, answer)
-            asked = self.suite.expectations[index]
+            asked = self.suite.asked[index]
             error = answer["raised"] or detail["raised"]
             yield Outcome(
                 index=index,
@@ -153,7 +162,7 @@ class _Check:
             return self._ask(failed, "SUMMARY")
         # A query of the suite's own hands out its rows, at most 200 of them, only with COMPLETE. For anything else that
         # would bring every unexpected value here.
-        own = [index for index in failed if self.suite.expectations[index].type == _OWN_QUERY]
+        own = [index for index in failed if self.suite.asked[index].type == _OWN_QUERY]
         rows = {"result_format": "SUMMARY", "include_unexpected_rows": True, "partial_unexpected_count": rows_shown}
         return self._ask(own, "COMPLETE") | self._ask([index for index in failed if index not in own], rows)
 
@@ -163,7 +172,7 @@ class _Check:
         wanted, answers = [], {}
         for index in indexes:
             try:
-                wanted.append(_as_expectation(self.suite.expectations[index], index))
+                wanted.append(_as_expectation(self.suite.asked[index], index))
             except Exception as error:  # an unknown type or wrong arguments: this expectation's error, not the gate's
                 answers[index] = {"success": False, "raised": _first_line(error), "result": {}}
         if wanted:
@@ -193,7 +202,7 @@ def observed(suite: Suite, expectation: Expectation, result: Mapping[str, Any]) 
         if isinstance(number := result.get(key), int | float):
             seen[key] = round(number, 4)
     # A query of the suite's own may return any column, so it counts as touching all of them.
-    touched = expectation.columns or tuple(suite.columns)
+    touched = expectation.columns if expectation.type != _OWN_QUERY else tuple(suite.columns)
     if set(touched) & set(suite.redact):
         return seen | {"values": "redacted"} if {"observed_value", "partial_unexpected_list"} & result.keys() else seen
     if "observed_value" in result:
@@ -233,7 +242,10 @@ def _first_line(error: Any) -> str:
 
 def read_parquet(suite: Suite, paths: Sequence[Path], *, by_name: bool) -> str:
     """The declared columns of all files, as SQL."""
-    columns = ", ".join('"' + name.replace('"', '""') + '"' for name in suite.columns)
+    return _read(paths, ", ".join(map(quoted, suite.columns)), by_name=by_name)
+
+
+def _read(paths: Sequence[Path], columns: str = "*", *, by_name: bool = True) -> str:
     files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
     # Hive partitioning off: a folder day=2013-01-01 must not replace the column day.
     options = f"hive_partitioning = false, union_by_name = {'true' if by_name else 'false'}"
@@ -244,7 +256,7 @@ def _within(suite: Suite, interval: Interval) -> str:
     """A range predicate: DuckDB skips whole row groups by it, which it cannot for one over parts of a date."""
     if suite.time is None:
         raise ValueError(f"the suite of {suite.dataset} declares no time column")
-    column = '"' + suite.time.column.replace('"', '""') + '"'
+    column = quoted(suite.time.column)
     return f"{column} >= TIMESTAMPTZ '{interval.start}' AND {column} < TIMESTAMPTZ '{interval.end}'"
 
 
@@ -347,7 +359,8 @@ def _judge(request: Mapping[str, Any]) -> dict[str, Any]:
     suite = Suite.model_validate(request["suite"])
     files = {key: Path(path) for key, path in request["files"].items()}
     interval = Interval.parse(request["interval"]) if request["interval"] else None
-    return asdict(evaluate(suite, files, request["settings"], interval, request["rows"]))
+    references = {name: [Path(path) for path in paths] for name, paths in request["references"].items()}
+    return asdict(evaluate(suite, files, request["settings"], interval, request["rows"], references))
 
 
 def _look(objects: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, Any]:

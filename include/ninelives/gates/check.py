@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from ninelives.errors import Corrupted
+from ninelives.errors import Corrupted, Refused
 from ninelives.gates.interval import Interval
 from ninelives.gates.local import REREAD_BYTES, fetch
 from ninelives.gates.suite import Suite
@@ -26,24 +26,8 @@ def check_dataset(
     clock: Callable[[], datetime],
     reread_bytes: int | None = REREAD_BYTES,
     interval: Interval | None = None,
-) -> GateResult:
-    """As ``look_at``, the verdict alone."""
-    return look_at(
-        dataset, store, suite, cache=cache, engine=engine, clock=clock, reread_bytes=reread_bytes, interval=interval
-    )[0]
-
-
-def look_at(
-    dataset: str,
-    store: ObjectStore,
-    suite: Suite,
-    *,
-    cache: Path,
-    engine: ExpectationEngine,
-    clock: Callable[[], datetime],
-    reread_bytes: int | None = REREAD_BYTES,
-    interval: Interval | None = None,
     rows: int = 0,
+    earlier: Sequence[int] = (),
 ) -> tuple[GateResult, Evaluation]:
     """Judge the copy of ``dataset`` at ``store``'s site: its manifest, the bytes of every object, then the suite.
 
@@ -54,21 +38,25 @@ def look_at(
     :param reread_bytes: see ``gates.local.fetch``
     :param interval: judge only its rows, by what the suite says of one interval alone
     :param rows: how many failing rows of each expectation to show; they are data, and belong into no evidence
+    :param earlier: see ``verdict.judge``
     :raises Refused: the suite says nothing of one interval
     :raises Unavailable: the store does not answer, or the cache's disk is full
     """
     started = time.monotonic()
     asked = asked_of(suite, interval)
-    manifest: Manifest | None = None
+    manifests: dict[str, Manifest] = {}
     if suite.dataset != dataset:
         evaluation = _not_run(f"the suite is for {suite.dataset}, not for {dataset}; see the estate's datasets")
     else:
         try:
-            manifest = read_manifest(store, dataset)
-        except Corrupted as error:
-            evaluation = _not_run(str(error))
+            manifests = _manifests(store, [dataset, *sorted({reference.dataset for reference in suite.references})])
+            files = {name: _files(store, found, cache, reread_bytes) for name, found in manifests.items()}
+        except (Corrupted, Refused) as error:
+            evaluation = _not_run(*(error.reasons if isinstance(error, Refused) else [str(error)]))
         else:
-            evaluation = _evaluate(dataset, store, manifest, asked, cache, engine, reread_bytes, interval, rows)
+            own = files.pop(dataset)
+            evaluation = engine.evaluate(asked, own, interval=interval, rows=rows, references=files)
+    manifest = manifests.pop(dataset, None)
     now = clock()
     result = judge(
         suite,
@@ -78,29 +66,36 @@ def look_at(
         seconds=time.monotonic() - started,
         at=now,
         interval=interval,
+        references={name: found.fingerprint for name, found in manifests.items()},
+        earlier=earlier,
     )
     return result, evaluation
 
 
-def _evaluate(
-    dataset: str,
-    store: ObjectStore,
-    manifest: Manifest | None,
-    suite: Suite,
-    cache: Path,
-    engine: ExpectationEngine,
-    reread_bytes: int | None,
-    interval: Interval | None,
-    rows: int,
-) -> Evaluation:
-    if manifest is None:
-        return _not_run(f"{store.site} has no manifest of {dataset}: its copy was never complete; run replicate_data")
-    if not manifest.objects:
-        return _not_run(f"the manifest of {dataset} at {store.site} lists no objects")
+def _manifests(store: ObjectStore, datasets: Sequence[str]) -> dict[str, Manifest]:
+    """Raises ``Refused`` where one is missing or empty, ``Corrupted`` where one cannot be trusted."""
+    found = {}
+    for dataset in datasets:
+        manifest = read_manifest(store, dataset)
+        if manifest is None:
+            raise _refused(
+                f"{store.site} has no manifest of {dataset}: its copy was never complete; run replicate_data"
+            )
+        if not manifest.objects:
+            raise _refused(f"the manifest of {dataset} at {store.site} lists no objects")
+        found[dataset] = manifest
+    return found
+
+
+def _files(store: ObjectStore, manifest: Manifest, cache: Path, reread_bytes: int | None) -> Mapping[str, Path]:
     copy = fetch(store, manifest, cache, reread_bytes=reread_bytes)
     if copy.problems:
-        return _not_run(*copy.problems)
-    return engine.evaluate(suite, copy.files, interval=interval, rows=rows)
+        raise _refused(*copy.problems)
+    return copy.files
+
+
+def _refused(*reasons: str) -> Refused:
+    return Refused("look at the data", reasons)
 
 
 def _not_run(*errors: str) -> Evaluation:

@@ -6,6 +6,7 @@ failover looks the answer up. Only where there is none it waits for the gate.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from ninelives.errors import Corrupted, Refused
@@ -13,7 +14,7 @@ from ninelives.estate.model import Dataset
 from ninelives.gates.check import check_dataset
 from ninelives.gates.interval import Interval
 from ninelives.gates.local import REREAD_BYTES
-from ninelives.gates.suite import load_suite, suite_path
+from ninelives.gates.suite import Suite, load_suite, suite_path
 from ninelives.gates.verdict import GateResult, Verdict
 from ninelives.ports import Ledger, Record, Systems
 from ninelives.replication.manifest import read_manifest
@@ -46,18 +47,21 @@ def fresh_verdict(
     max_age: timedelta,
     now: datetime,
     interval: Interval | None = None,
+    references: Mapping[str, str] | None = None,
 ) -> Record | None:
     """The newest verdict about exactly this data and this suite, if it opens and is younger than ``max_age``.
 
     ``None`` never opens: nothing was judged, it was too long ago, or the newest answer was no, whatever came before.
 
     :param fingerprint: of the manifest that the site has now
+    :param references: the same of every dataset that the suite compares the data with
     :raises Unavailable: the ledger does not answer
     """
     exactly = {
         "fingerprint": fingerprint,
         "suite_sha256": suite_sha256,
         "interval": str(interval) if interval else None,
+        "references": dict(references or {}),
     }
     for found in ledger.records(kind=KIND, subject=subject(dataset, site, interval), since=now - max_age):
         if all(found.facts.get(key) == value for key, value in exactly.items()):
@@ -82,17 +86,34 @@ def run_gate(
     :raises Unavailable: the store or the ledger does not answer
     """
     declared = declared_copy(systems, dataset, site)
-    result = check_dataset(
+    suite = load_suite(suite_path(systems.home.expectations, declared.suite))
+    ledger = systems.ledger()
+    result, _ = check_dataset(
         dataset,
         systems.store(site),
-        load_suite(suite_path(systems.home.expectations, declared.suite)),
+        suite,
         cache=systems.home.cache,
         engine=systems.expectations(),
         clock=lambda: datetime.now(UTC),
         reread_bytes=reread_bytes,
         interval=interval,
+        earlier=earlier_rows(ledger, suite, site),
     )
-    return result, record(systems.ledger(), dataset, site, result)
+    return result, record(ledger, dataset, site, result)
+
+
+def earlier_rows(ledger: Ledger, suite: Suite, site: str) -> list[int]:
+    """Rows in the site's newest verdicts on the whole that opened, newest first: those that say what is usual.
+
+    :raises Unavailable: the ledger does not answer
+    """
+    if suite.usual_rows is None:
+        return []
+    wanted = suite.usual_rows.verdicts
+    # A few more than wanted, because some said no; never the whole ledger.
+    found = ledger.records(kind=KIND, subject=subject(suite.dataset, site), limit=3 * wanted)
+    rows = [each.facts.get("rows") for each in found if opens(each)]
+    return [number for number in rows if isinstance(number, int)][:wanted]
 
 
 def declared_copy(systems: Systems, dataset: str, site: str) -> Dataset:
@@ -126,21 +147,26 @@ def has_verdict(systems: Systems, dataset: str, site: str, *, interval: Interval
 
 def _known_verdict(systems: Systems, dataset: str, site: str, interval: Interval | None) -> Record | None:
     suite = load_suite(suite_path(systems.home.expectations, systems.estate.dataset_by_name[dataset].suite))
-    try:
-        manifest = read_manifest(systems.store(site), dataset)
-    except Corrupted:
-        return None  # the gate says what is wrong with it, and leaves that as evidence
-    if manifest is None:
-        return None
+    store = systems.store(site)
+    fingerprints = {}
+    for name in (dataset, *sorted({reference.dataset for reference in suite.references})):
+        try:
+            manifest = read_manifest(store, name)
+        except Corrupted:
+            return None  # the gate says what is wrong with it, and leaves that as evidence
+        if manifest is None:
+            return None
+        fingerprints[name] = manifest.fingerprint
     return fresh_verdict(
         systems.ledger(),
         dataset,
         site,
-        fingerprint=manifest.fingerprint,
+        fingerprint=fingerprints.pop(dataset),
         suite_sha256=suite.sha256,
         max_age=MAX_AGE,
         now=datetime.now(UTC),
         interval=interval,
+        references=fingerprints,
     )
 
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ninelives.gates.check import look_at
-from ninelives.gates.evidence import declared_copy
+from ninelives.gates.check import check_dataset
+from ninelives.gates.evidence import declared_copy, earlier_rows
 from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Expectation, load_suite, suite_path
 from ninelives.gates.verdict import GateResult, Outcome, asked_of
@@ -49,16 +49,17 @@ def explain(
     """
     declared = declared_copy(systems, dataset, site)
     suite = load_suite(suite_path(systems.home.expectations, declared.suite))
-    result, evaluation = look_at(
+    result, evaluation = check_dataset(
         dataset,
         systems.store(site),
         suite,
         cache=systems.home.cache,
         engine=systems.expectations(),
         clock=lambda: datetime.now(UTC),
+        earlier=earlier_rows(systems.ledger(), suite, site),
         interval=interval,
         rows=rows,
     )
     outcomes = {outcome.index: outcome for outcome in evaluation.outcomes or ()}
-    asked = asked_of(suite, interval).expectations
+    asked = asked_of(suite, interval).asked
     return result, [Explained(expectation, outcomes.get(index)) for index, expectation in enumerate(asked)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,12 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ninelives.errors import EstateError, EstateProblem
-from ninelives.estate.units import Duration
+from ninelives.estate.units import Duration, Name
 
 MAX_BYTES = 1_000_000
 LEAST_MEMORY = 800
 """Megabytes: libraries take about half of it."""
+_SHIFT = "expect_column_kl_divergence_to_be_less_than"
 _ENGINE_SETTINGS = {"severity", "meta", "result_format", "catch_exceptions", "id", "condition_parser", "batch_id"}
 
 Reason = Annotated[str, Field(min_length=10, description="Why the limit is what it is.")]
@@ -45,6 +47,9 @@ class Expectation(BaseModel):
     skip_idle: bool = Field(
         default=False, description="Where one interval is judged: met if the interval holds no row that this is about."
     )
+    about: tuple[str, ...] = Field(
+        default=(), description="For a query of the suite's own: columns without which a row could not fail."
+    )
     reason: Reason
 
     @field_validator("kwargs")
@@ -62,6 +67,13 @@ class Expectation(BaseModel):
             raise ValueError(f"mostly is {mostly!r}; it must be above 0 and at most 1, or nothing is checked")
         return kwargs
 
+    @model_validator(mode="after")
+    def _compared_with_something(self) -> Expectation:
+        needed = {"partition_object", "threshold"}
+        if self.type == _SHIFT and (missing := sorted(k for k in needed if self.kwargs.get(k) is None)):
+            raise ValueError(f"{self.type} without {' and '.join(missing)} accepts any distribution")
+        return self
+
     @property
     def column(self) -> str | None:
         """The column, or the columns with commas, that a reader looks for; ``None`` for the table as a whole."""
@@ -70,7 +82,57 @@ class Expectation(BaseModel):
     @property
     def columns(self) -> tuple[str, ...]:
         single = [self.kwargs[key] for key in ("column", "column_A", "column_B") if key in self.kwargs]
-        return tuple(str(name) for name in [*single, *self.kwargs.get("column_list", ())])
+        return tuple(str(name) for name in [*single, *self.kwargs.get("column_list", ()), *self.about])
+
+
+class Reference(BaseModel):
+    """Every row points to a row of another dataset of the estate, as that site holds it. Nulls point nowhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: Name
+    columns: Mapping[str, str] = Field(min_length=1, description="Column here to column there.")
+    severity: Severity = Severity.CRITICAL
+    reason: Reason
+
+    def expectation(self) -> Expectation:
+        """The same as a query; the other dataset is a relation of its name."""
+        filled = " AND ".join(f"b.{quoted(here)} IS NOT NULL" for here in self.columns)
+        same = " AND ".join(f"r.{quoted(there)} = b.{quoted(here)}" for here, there in self.columns.items())
+        query = (
+            "WITH b AS (SELECT * FROM {batch}) SELECT b.* FROM b "  # noqa: S608
+            f"WHERE {filled} AND NOT EXISTS (SELECT 1 FROM {quoted(self.dataset)} r WHERE {same})"
+        )
+        return Expectation(
+            type="unexpected_rows_expectation",
+            kwargs={"unexpected_rows_query": query},
+            about=tuple(self.columns),
+            severity=self.severity,
+            reason=self.reason,
+            skip_idle=True,
+        )
+
+
+class UsualRows(BaseModel):
+    """How far the number of rows may be from those of the site's newest verdicts that opened."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    drop: Annotated[float, Field(gt=0, le=1, description="Share of the fewest that may be missing.")]
+    growth: Annotated[float, Field(gt=0, description="Share of the most that may be added.")]
+    verdicts: Annotated[int, Field(ge=1, le=200, description="So many are looked at.")] = 20
+    at_least: Annotated[
+        int, Field(ge=1, description="With fewer there is nothing usual yet, and nothing is judged.")
+    ] = 3
+    severity: Severity = Severity.CRITICAL
+    reason: Reason
+
+    def band(self, earlier: Sequence[int]) -> tuple[int, int] | None:
+        """Fewest and most rows allowed after ``earlier`` ones, newest first; ``None``: nothing is usual yet."""
+        rows = earlier[: self.verdicts]
+        if len(rows) < self.at_least:
+            return None
+        return math.ceil(min(rows) * (1 - self.drop)), math.floor(max(rows) * (1 + self.growth))
 
 
 class Time(BaseModel):
@@ -82,6 +144,7 @@ class Time(BaseModel):
     min_rows: Annotated[int, Field(ge=0)] = Field(
         default=1, description="Fewer rows in an interval are a loss; 0 where an interval may really be empty."
     )
+    max_lag: Duration | None = Field(default=None, description="Age of the newest row above which data may not serve.")
 
 
 class Suite(BaseModel):
@@ -96,6 +159,8 @@ class Suite(BaseModel):
     min_rows: Annotated[int, Field(ge=1, description="Fewer rows are not this dataset.")]
     max_age: Duration | None = Field(default=None, description="Age of the copy above which it may not serve.")
     time: Time | None = Field(default=None, description="Without it only the whole dataset can be judged.")
+    usual_rows: UsualRows | None = None
+    references: tuple[Reference, ...] = ()
     redact: tuple[str, ...] = Field(default=(), description="Columns of which no value may appear in evidence.")
     memory: Memory = Field(default="2GB", description="What a check may take; beyond it, it spills to the disk.")
     expectations: tuple[Expectation, ...] = Field(min_length=1)
@@ -114,7 +179,7 @@ class Suite(BaseModel):
     @model_validator(mode="after")
     def _columns_exist(self) -> Suite:
         known = self.columns.keys()
-        for index, expectation in enumerate(self.expectations):
+        for index, expectation in enumerate(self.asked):
             if unknown := [name for name in expectation.columns if name not in known]:
                 raise ValueError(f"expectations[{index}] is about {', '.join(unknown)}, which the schema does not have")
         if self.time and not self.columns.get(self.time.column, "").startswith(("timestamp", "date")):
@@ -122,6 +187,11 @@ class Suite(BaseModel):
         if unknown := [name for name in self.redact if name not in known]:
             raise ValueError(f"redact names {', '.join(unknown)}, which the schema does not have")
         return self
+
+    @cached_property
+    def asked(self) -> tuple[Expectation, ...]:
+        """All that an engine is asked: the expectations, then the references."""
+        return (*self.expectations, *(reference.expectation() for reference in self.references))
 
     @cached_property
     def of_interval(self) -> Suite | None:
@@ -160,6 +230,11 @@ def load_suite(path: Path) -> Suite:
     except rfc8785.CanonicalizationError as error:
         raise _wrong(path, "", f"has no canonical form: {error}") from error
     return suite
+
+
+def quoted(name: str) -> str:
+    """As an identifier in SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def suite_path(folder: Path, suite: str) -> Path:

@@ -72,19 +72,28 @@ class Evaluation:
     rows: int | None = None
     outcomes: tuple[Outcome, ...] | None = None
     errors: tuple[str, ...] = ()
+    newest: datetime | None = None
+    """The latest ``suite.time``."""
 
 
 class ExpectationEngine(Protocol):
     """Runs a suite's expectations over Parquet files."""
 
     def evaluate(
-        self, suite: Suite, files: Mapping[str, Path], *, interval: Interval | None = None, rows: int = 0
+        self,
+        suite: Suite,
+        files: Mapping[str, Path],
+        *,
+        interval: Interval | None = None,
+        rows: int = 0,
+        references: Mapping[str, Mapping[str, Path]] | None = None,
     ) -> Evaluation:
         """Never raises for what the data or the engine does: see ``errors``.
 
         :param files: object key to local file
         :param interval: look only at rows whose ``suite.time`` lies in it
         :param rows: how many failing rows to show of each expectation
+        :param references: the files of every dataset that ``suite.references`` names
         """
         ...
 
@@ -122,6 +131,10 @@ class GateResult:
     seconds: float
     checked_at: datetime
     interval: Interval | None = None
+    references: Mapping[str, str] = field(default_factory=dict)
+    """Dataset to the fingerprint of what the rows were compared with."""
+    usual_rows: tuple[int, int] | None = None
+    """Fewest and most that are usual; ``None``: nothing is yet, or nobody asked."""
 
     def facts(self) -> dict[str, Any]:
         """JSON of a few kilobytes at most, for the ledger."""
@@ -149,18 +162,27 @@ def judge(
     seconds: float,
     at: datetime,
     interval: Interval | None = None,
+    references: Mapping[str, str] | None = None,
+    earlier: Sequence[int] = (),
 ) -> GateResult:
     """Decide.
 
     :param age: of the copy; ``None`` where nothing says how old it is
     :param suite: the whole of it, also for an interval
     :param interval: that was looked at, where it was not the whole
+    :param references: dataset to fingerprint of what the rows were compared with
+    :param earlier: rows in the newest verdicts on the whole that opened, newest first
     """
     asked = asked_of(suite, interval)
     least = asked.time.min_rows if interval and asked.time else asked.min_rows
     schema = schema_failures(asked, evaluation.schemas)
+    usual = asked.usual_rows.band(earlier) if asked.usual_rows and interval is None else None
     failures = [*_freshness(asked, age), *_row_count(least, evaluation.rows), *schema]
+    failures += _unusual(asked, usual, evaluation.rows)
     errors = [*evaluation.errors, *_age_errors(asked, age)]
+    if interval is None and evaluation.outcomes is not None:
+        failures += _lag(asked, evaluation.newest, at)
+        errors += _lag_errors(asked, evaluation.newest, at)
     if evaluation.rows == least == 0:
         failures.append(
             Failure("row_count", None, Severity.WARNING, {"rows": 0}, "the suite lets an interval be empty")
@@ -168,13 +190,13 @@ def judge(
     elif not errors or evaluation.outcomes is not None:
         errors += _not_looked_at(asked, evaluation, stopped=blocks(schema), idle=interval is not None)
     for outcome in evaluation.outcomes or ():
-        if not outcome.success and outcome.raised is None and 0 <= outcome.index < len(asked.expectations):
-            failed = asked.expectations[outcome.index]
+        if not outcome.success and outcome.raised is None and 0 <= outcome.index < len(asked.asked):
+            failed = asked.asked[outcome.index]
             failures.append(Failure(failed.type, failed.column, failed.severity, outcome.observed, failed.reason))
     return GateResult(
         verdict=_verdict(errors, failures),
         rows=evaluation.rows,
-        expectations=len(asked.expectations),
+        expectations=len(asked.asked),
         failures=tuple(failures),
         errors=shorten(errors),
         suite_sha256=suite.sha256,
@@ -183,6 +205,8 @@ def judge(
         seconds=seconds,
         checked_at=at,
         interval=interval,
+        references=references or {},
+        usual_rows=usual,
     )
 
 
@@ -251,6 +275,30 @@ def _freshness(suite: Suite, age: timedelta | None) -> list[Failure]:
     return [Failure("freshness", None, Severity.CRITICAL, {"age": str(age)}, reason)]
 
 
+def _unusual(suite: Suite, band: tuple[int, int] | None, rows: int | None) -> list[Failure]:
+    if suite.usual_rows is None or band is None or rows is None or band[0] <= rows <= band[1]:
+        return []
+    seen = {"rows": rows, "usual": f"{band[0]} to {band[1]}"}
+    return [Failure("usual_rows", None, suite.usual_rows.severity, seen, suite.usual_rows.reason)]
+
+
+def _lag(suite: Suite, newest: datetime | None, at: datetime) -> list[Failure]:
+    if suite.time is None or suite.time.max_lag is None or newest is None or at - newest <= suite.time.max_lag:
+        return []
+    reason = f"the suite allows the newest row an age of {suite.time.max_lag}: has the source stopped?"
+    return [Failure("lag", suite.time.column, Severity.CRITICAL, {"newest": newest.isoformat()}, reason)]
+
+
+def _lag_errors(suite: Suite, newest: datetime | None, at: datetime) -> list[str]:
+    if suite.time is None or suite.time.max_lag is None:
+        return []
+    if newest is None:
+        return [f"nothing says how old the newest row is ({suite.time.column}), and the suite limits its age"]
+    if newest - at > CLOCK_SKEW:
+        return [f"the newest row claims to be written {newest - at} in the future ({suite.time.column})"]
+    return []
+
+
 def _age_errors(suite: Suite, age: timedelta | None) -> list[str]:
     if age is not None and age < -CLOCK_SKEW:
         return [f"the data claims to be written {-age} in the future; compare the clocks of the sites"]
@@ -277,12 +325,12 @@ def _not_looked_at(suite: Suite, evaluation: Evaluation, *, stopped: bool, idle:
         return [] if stopped else ["the expectations were not run"]
     errors = []
     answered = sorted(outcome.index for outcome in evaluation.outcomes)
-    if answered != list(range(len(suite.expectations))):
-        errors.append(f"{len(suite.expectations)} expectations were asked, the engine answered {answered}")
+    if answered != list(range(len(suite.asked))):
+        errors.append(f"{len(suite.asked)} expectations were asked, the engine answered {answered}")
     for outcome in evaluation.outcomes:
-        if not 0 <= outcome.index < len(suite.expectations):
+        if not 0 <= outcome.index < len(suite.asked):
             continue
-        asked = suite.expectations[outcome.index]
+        asked = suite.asked[outcome.index]
         what = f"expectations[{outcome.index}] {asked.type}" + (f" of {asked.column}" if asked.column else "")
         if outcome.raised is not None:
             errors.append(f"{what} could not be checked: {outcome.raised}")

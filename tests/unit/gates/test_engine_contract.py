@@ -59,6 +59,7 @@ def run(tmp_path: Path) -> Run:
         *checks: dict[str, Any],
         interval: Interval | None = None,
         rows: int = 0,
+        others: Mapping[str, list[Path]] | None = None,
         **suite: Any,
     ) -> tuple[GateResult, Evaluation]:
         tables = data if isinstance(data, Mapping) else {"d/part-0.parquet": data}
@@ -75,8 +76,8 @@ def run(tmp_path: Path) -> Run:
             "expectations": checks,
         }
         asked = Suite.model_validate(document | suite)
-        evaluation = gx_worker.evaluate(asked_of(asked, interval), files, SETTINGS, interval, rows)
-        json.dumps(asdict(evaluation), allow_nan=False)
+        evaluation = gx_worker.evaluate(asked_of(asked, interval), files, SETTINGS, interval, rows, others)
+        json.dumps(asdict(evaluation), allow_nan=False, default=str)
         result = judge(asked, evaluation, fingerprint=None, age=timedelta(0), seconds=0, at=T0, interval=interval)
         return result, evaluation
 
@@ -400,6 +401,45 @@ def test_no_value_of_a_redacted_column_reaches_the_evidence(run: Run) -> None:
     assert secret not in json.dumps(asdict(evaluation), default=str)
     assert secret not in json.dumps(result.facts())
     assert len(result.failures) == 4, (result.errors, open_result.errors)
+
+
+REFERENCE = {"dataset": "words", "columns": {"word": "spelling"}, "reason": "Every word is in the dictionary."}
+
+
+def test_every_row_points_to_a_row_of_the_other_dataset_and_nulls_point_nowhere(run: Run, tmp_path: Path) -> None:
+    def dictionary(*words: str) -> dict[str, list[Path]]:
+        pq.write_table(pa.table({"spelling": list(words)}), tmp_path / "words.parquet")
+        return {"words": [tmp_path / "words.parquet"]}
+
+    some_null = table(word=pa.array(["alpha", "beta", None, "beta"] * 25))
+    asked: dict[str, Any] = {"references": [REFERENCE], "rows": 2}
+    good, evaluation = run(some_null, NOT_NULL, **asked, others=dictionary("alpha", "beta"))
+    assert good.verdict is Verdict.PASS, good.reasons
+    assert [outcome.judged for outcome in evaluation.outcomes or ()] == [100, 75]
+    bad, evaluation = run(some_null, NOT_NULL, **asked, others=dictionary("alpha"))
+    assert bad.verdict is Verdict.BLOCK
+    assert (bad.failures[0].column, bad.failures[0].observed) == ("word", {"observed_value": 50})
+    assert {row["word"] for row in (evaluation.outcomes or ())[1].rows} == {"beta"}
+    for others in ({}, {"words": [tmp_path / "part-0.parquet"]}):
+        (tmp_path / "part-0.parquet").write_bytes((tmp_path / "d" / "part-0.parquet").read_bytes())
+        assert run(some_null, NOT_NULL, **asked, others=others)[0].verdict is Verdict.ERROR, "nothing to compare with"
+    nothing = table(word=pa.nulls(100, pa.string()))
+    assert run(nothing, NOT_NULL, **asked, others=dictionary("alpha"))[0].verdict is Verdict.ERROR, "nothing judged"
+
+
+def test_the_newest_row_may_not_be_older_than_the_suite_allows(run: Run) -> None:
+    limit = {"time": TIME | {"max_lag": "1h"}}
+    fresh = table(at=pa.array([T0 - timedelta(minutes=m) for m in range(59, 159)], pa.timestamp("us", tz="UTC")))
+    result, evaluation = run(fresh, NOT_NULL, **limit)
+    assert result.verdict is Verdict.PASS, result.reasons
+    assert evaluation.newest == T0 - timedelta(minutes=59)
+    late = table(at=pa.array([T0 - timedelta(minutes=m) for m in range(61, 161)], pa.timestamp("us", tz="UTC")))
+    result, _ = run(late, NOT_NULL, **limit)
+    assert (result.verdict, result.failures[0].type) == (Verdict.BLOCK, "lag")
+    result, _ = run(table(), NOT_NULL, **limit)
+    assert "in the future" in result.errors[0], "its rows are up to 99 minutes ahead"
+    result, _ = run(table(at=pa.nulls(100, pa.timestamp("us", tz="UTC"))), NOT_NULL, **limit)
+    assert result.verdict is Verdict.ERROR
 
 
 def test_failing_rows_are_shown_where_they_are_asked_for_without_redacted_values(run: Run) -> None:

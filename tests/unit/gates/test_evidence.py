@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from ninelives.adapters.ledger import SqlLedger, migrate
-from ninelives.gates.evidence import fresh_verdict, record
+from ninelives.gates.evidence import earlier_rows, fresh_verdict, record
 from ninelives.gates.interval import Interval
-from ninelives.gates.suite import Severity
+from ninelives.gates.suite import Severity, Suite, UsualRows
 from ninelives.gates.verdict import Failure, GateResult, Verdict
 from ninelives.ports import Record
 
@@ -128,6 +129,40 @@ def test_a_verdict_on_one_interval_is_not_taken_for_the_whole_nor_for_another_an
     facts = result(Verdict.PASS, fingerprint="data-2", interval=NIGHT).facts()
     ledger.append("gate", "flights@dublin", facts)
     assert look(ledger, fingerprint="data-2") is None, "not even under the subject of the whole"
+
+
+def test_a_verdict_against_other_reference_data_opens_nothing(ledger: SqlLedger) -> None:
+    compared = replace(result(Verdict.PASS), references={"carriers": "one"})
+    written = record(ledger, "flights", "dublin", compared)
+    assert look(ledger, references={"carriers": "one"}) == written
+    assert look(ledger, references={"carriers": "two"}) is None
+    assert look(ledger) is None
+
+
+def test_only_verdicts_on_the_whole_that_opened_say_what_is_usual(ledger: SqlLedger) -> None:
+    usual = UsualRows(drop=0.1, growth=1, verdicts=3, reason="Because the test says so.")
+    needed = {"column": "n"}
+    suite = Suite.model_validate(
+        {
+            "dataset": "flights",
+            "schema": {"n": "int64"},
+            "min_rows": 1,
+            "usual_rows": usual,
+            "expectations": [{"type": "expect_column_to_exist", "kwargs": needed, "reason": "Because it says so."}],
+        }
+    )
+    for rows, verdict in [
+        (10, Verdict.PASS),
+        (11, Verdict.PASS),
+        (1, Verdict.BLOCK),
+        (12, Verdict.WARN),
+        (13, Verdict.PASS),
+    ]:
+        record(ledger, "flights", "dublin", replace(result(verdict), rows=rows))
+    record(ledger, "flights", "dublin", replace(result(Verdict.PASS, interval=NIGHT), rows=2))
+    record(ledger, "flights", "paris", replace(result(Verdict.PASS), rows=3))
+    assert earlier_rows(ledger, suite, "dublin") == [13, 12, 11]
+    assert earlier_rows(ledger, suite.model_copy(update={"usual_rows": None}), "dublin") == []
 
 
 def test_a_verdict_that_is_not_one_of_ours_opens_nothing(ledger: SqlLedger) -> None:

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ninelives.flights.data import SCHEMA, Flights, read_source
+from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Suite, load_suite
-from ninelives.gates.verdict import GateResult, Verdict, judge
+from ninelives.gates.verdict import GateResult, Verdict, asked_of, judge
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +101,34 @@ def test_delays_in_seconds_block(gate: Gate, january: pa.Table) -> None:
 
 def test_delays_with_the_wrong_sign_block(gate: Gate, january: pa.Table) -> None:
     assert "arr_delay" in blocked_by(gate(replaced(january, "arr_delay", pc.negate(january["arr_delay"]))))
+
+
+def test_the_feed_of_one_large_carrier_lost_blocks_although_every_row_is_fine(gate: Gate, year: pa.Table) -> None:
+    assert blocked_by(gate(year.filter(pc.not_equal(year["carrier"], "UA")))) == {"carrier"}
+
+
+def test_delays_that_keep_their_mean_and_quantiles_and_not_their_shape_block(gate: Gate, january: pa.Table) -> None:
+    every_second = pa.array([n % 2 == 0 for n in range(january.num_rows)])
+    filled = pc.if_else(pc.and_(every_second, pc.is_valid(january["arr_delay"])), 0, january["arr_delay"])
+    result = gate(replaced(january, "arr_delay", filled))
+    assert blocked_by(result) == {"arr_delay"}
+    assert {f.type for f in result.failures} == {"expect_column_kl_divergence_to_be_less_than"}
+
+
+def test_hours_that_are_one_off_everywhere_block(gate: Gate, january: pa.Table) -> None:
+    hours = pc.add(january["hour"], 1)
+    moved = replaced(january, "hour", pc.if_else(pc.equal(hours, 24), 0, hours))
+    assert "hour" in blocked_by(gate(moved))
+
+
+def test_one_hour_of_a_blizzard_is_judged_by_itself(suite: Suite, year: pa.Table, tmp_path: Path) -> None:
+    from ninelives.adapters.gx_worker import evaluate
+
+    pq.write_table(year.filter(pc.equal(year["month"], 2)), tmp_path / "february.parquet")
+    hour = Interval.parse("2013-02-09T00:00Z/2013-02-09T01:00Z")  # 60 flights, and not one of them flew
+    evaluation = evaluate(asked_of(suite, hour), {"flights/2.parquet": tmp_path / "february.parquet"}, {}, hour)
+    result = judge(suite, evaluation, fingerprint=None, age=timedelta(0), seconds=0, at=AT, interval=hour)
+    assert (result.verdict, result.rows) == (Verdict.PASS, 60), result.reasons
 
 
 def test_distances_in_kilometres_block(gate: Gate, january: pa.Table) -> None:

@@ -23,6 +23,11 @@ def written(folder: Path, document: Any) -> Path:
     return path
 
 
+SHIFT = "expect_column_kl_divergence_to_be_less_than"
+HISTOGRAM = {"column": "a", "partition_object": {"values": [1, 2], "weights": [0.5, 0.5]}}
+REFERENCE = {"dataset": "other", "columns": {"a": "b"}, "reason": "Every a is known there."}
+
+
 def problems(folder: Path, **changes: Any) -> list[tuple[str, str]]:
     with pytest.raises(EstateError) as caught:
         load_suite(written(folder, {**MINIMAL, **changes}))
@@ -65,6 +70,14 @@ def test_every_problem_is_named_with_its_place(tmp_path: Path) -> None:
         ({"expectations": with_expectation(kwargs={"column": "a", "result_format": "SUMMARY"})}, "cannot be set here"),
         ({"expectations": with_expectation(kwargs={"column": "a", "row_condition": "a > 1"})}, "as an object"),
         ({"redact": ["b"]}, "the schema does not have"),
+        ({"time": {"column": "a"}}, "no timestamp or date of that name"),
+        ({"memory": "799MB"}, "needs 800 MB"),
+        ({"memory": "lots"}, "pattern"),
+        ({"references": [REFERENCE | {"columns": {"b": "a"}}]}, "the schema does not have"),
+        ({"references": [REFERENCE | {"columns": {}}]}, "at least 1"),
+        ({"usual_rows": {"drop": 0, "growth": 1, "reason": "because of this test"}}, "greater than 0"),
+        ({"expectations": with_expectation(type=SHIFT, kwargs={"column": "a", "threshold": 0.1})}, "any distribution"),
+        ({"expectations": with_expectation(type=SHIFT, kwargs=HISTOGRAM | {"threshold": None})}, "any distribution"),
         ({"schema": {}}, "at least 1"),
         ({"max_age": "soon"}, "not a duration"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ninelives.gates.suite import Expectation, Severity, Suite
+from ninelives.gates.suite import Expectation, Severity, Suite, UsualRows
 from ninelives.gates.verdict import Evaluation, GateResult, ObjectSchema, Outcome, Verdict, judge, shorten
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -154,6 +154,37 @@ def test_stale_data_blocks_and_data_of_unknown_or_impossible_age_is_an_error(
 
 def test_without_a_limit_the_age_need_not_be_known() -> None:
     assert judged(suite=SUITE.model_copy(update={"max_age": None}), age=None).verdict is Verdict.PASS
+
+
+USUAL = UsualRows(drop=0.1, growth=1.0, reason="It only ever grows, and never doubles.")
+
+
+@pytest.mark.parametrize(
+    ("rows", "earlier", "verdict"),
+    [
+        (90, [100, 110, 120], Verdict.PASS),
+        (89, [100, 110, 120], Verdict.BLOCK),
+        (240, [100, 110, 120], Verdict.PASS),
+        (241, [100, 110, 120], Verdict.BLOCK),
+        (50, [100, 110], Verdict.PASS),
+        (50, [100] * 20 + [50], Verdict.BLOCK),
+    ],
+)
+def test_rows_outside_of_the_usual_band_block_once_something_is_usual(
+    rows: int, earlier: list[int], verdict: Verdict
+) -> None:
+    suite = SUITE.model_copy(update={"usual_rows": USUAL})
+    result = judge(
+        suite, replace(GOOD, rows=rows), fingerprint="f", age=timedelta(0), seconds=0, at=NOW, earlier=earlier
+    )
+    assert result.verdict is verdict, result.reasons
+    assert result.usual_rows == (None if len(earlier) < 3 else (90, 240 if len(earlier) == 3 else 200))
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=3, max_size=40))
+def test_what_was_seen_lately_is_always_usual(earlier: list[int]) -> None:
+    fewest, most = USUAL.band(earlier) or (1, 0)
+    assert all(fewest <= rows <= most for rows in earlier[: USUAL.verdicts])
 
 
 def test_facts_stay_small_however_much_went_wrong() -> None:
