@@ -15,6 +15,7 @@ COPY plugins plugins
 COPY dags dags
 COPY expectations expectations
 COPY deploy deploy
+COPY deploy/airflow_local_settings.py config/airflow_local_settings.py
 RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation -e . \
  && mkdir -p /var/lib/ninelives /opt/airflow/logs && chown -R airflow /var/lib/ninelives /opt/airflow/logs
 
@@ -24,6 +25,7 @@ ENV AIRFLOW_HOME=/opt/airflow \
     NINELIVES_HOME=/var/lib/ninelives \
     NINELIVES_ESTATE=/opt/airflow/include/estates/demo/estate.yaml \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/airflow/dags \
-    AIRFLOW__CORE__PLUGINS_FOLDER=/opt/airflow/plugins
+    AIRFLOW__CORE__PLUGINS_FOLDER=/opt/airflow/plugins \
+    AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE=200
 ENTRYPOINT ["tini", "--"]
 CMD ["airflow", "version"]

@@ -85,7 +85,7 @@ class SourceBackTrigger(BaseEventTrigger):
     :param every: seconds between two looks
     """
 
-    def __init__(self, *, every: float = 30.0) -> None:
+    def __init__(self, *, every: float = 10.0) -> None:
         super().__init__()
         self.every = every
 

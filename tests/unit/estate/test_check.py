@@ -50,6 +50,8 @@ CASES: list[tuple[list[tuple[str, Any]], str, str]] = [
     ([("sites.2", {"name": "rome"})], "sites[2].name", "no service runs there"),
     ([("models.2", DATA["models"][0] | {"name": "unused"})], "models[2].name", "no service serves it"),
     ([("datasets.1", DATA["datasets"][0] | {"name": "unused"})], "datasets[1].name", "no model is trained on it"),
+    ([("backfills", [{"dag": "score", "source": "flihgts"}])], "backfills[0].source", "did you mean flights?"),
+    ([("backfills", [{"dag": "score"}, {"dag": "score"}])], "backfills[1].dag", "named in backfills[0] already"),
     # Names given twice
     ([("people.1.name", "ada")], "people[1].name", "name of people[0] already"),
     ([("sites.2", {"name": "paris"})], "sites[2].name", "name of sites[0] already"),

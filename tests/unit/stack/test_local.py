@@ -7,6 +7,8 @@ import json
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -155,6 +157,26 @@ def test_airflow_has_no_administrator_and_listens_on_loopback_only(local: LocalE
         arguments = launch.command(local, local.program(f"airflow-{component}")).arguments
         # Airflow's log servers bind every interface and cannot be told otherwise.
         assert ("--skip-serve-logs" in arguments) == (component in {"scheduler", "triggerer"})
+
+
+def test_airflow_reads_the_users_own_dags_and_lets_live_runs_go_before_backfills(local: LocalEstate) -> None:
+    airflow.write_config(local)
+    config = configparser.ConfigParser()
+    config.read(local.airflow_home / "airflow.cfg")
+    bundles = json.loads(config["dag_processor"]["dag_bundle_config_list"])
+    assert [bundle["kwargs"].get("path") for bundle in bundles] == [None, str(local.home.dags)]
+    assert local.home.dags.is_dir()
+    assert int(config["scheduler"]["max_dagruns_per_loop_to_schedule"]) > 20
+    policies: dict[str, Any] = {}
+    exec((local.airflow_home / "config" / "airflow_local_settings.py").read_text(), policies)
+    task = SimpleNamespace(priority_weight=7)
+    for _ in range(2):  # Airflow applies it more than once
+        policies["task_instance_mutation_hook"](task, SimpleNamespace(run_type="backfill"))
+    assert -2_000_000 < task.priority_weight < 0
+    live = SimpleNamespace(priority_weight=7)
+    policies["task_instance_mutation_hook"](live, SimpleNamespace(run_type="scheduled"))
+    policies["task_instance_mutation_hook"](live, None)
+    assert live.priority_weight == 7
 
 
 def test_a_users_own_settings_do_not_reach_the_programs(local: LocalEstate, monkeypatch: pytest.MonkeyPatch) -> None:
