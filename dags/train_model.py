@@ -6,6 +6,7 @@ compare with a baseline on later days, register, and publish by digest to the pr
 
 - **Runs** by hand; the demo starts it once.
 - **Repeats** safely: the same data and code give the same bytes, which find their version in the registry.
+- **Waits** deferred while a store, the registry or the ledger is away, and goes on from its last whole checkpoint.
 - **Refuses** a model that is no better on later days than a constant.
 - **Then** `replicate_data` starts by itself and takes the release to the standby.
 """

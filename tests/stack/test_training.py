@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from support.processes import Process, SiteProcesses, free_port, program, stopping, wait_until
+from typer.testing import CliRunner
 
 from ninelives.adapters.connected import ConnectedEstate
-from ninelives.adapters.dvc import BUCKET as DVC_BUCKET
-from ninelives.adapters.dvc import keep_version, restore_version
+from ninelives.adapters.dvc import keep_version
 from ninelives.adapters.ledger import SqlLedger, migrate
-from ninelives.adapters.mlflow import ALIAS, DATA_TAG, DIGEST_TAG, register
+from ninelives.adapters.mlflow import ALIAS, DATA_TAG, DIGEST_TAG, HASH_TAG, register
 from ninelives.adapters.s3 import S3ObjectStore
+from ninelives.cli import app
 from ninelives.errors import Corrupted, Unavailable
 from ninelives.flights import pipeline
 from ninelives.flights.data import Flights, history
@@ -27,6 +34,12 @@ from ninelives.ports import Connection
 from ninelives.releases.golden import answers_match
 from ninelives.releases.publish import newest_golden_version, read_release
 from ninelives.serving.model import OnnxModel
+from ninelives.versions.objects import BUCKET as DVC_BUCKET
+from ninelives.versions.objects import read_record, read_version
+from ninelives.versions.replicate import replicate_versions
+from ninelives_airflow.hooks.estate import EstateHook
+from ninelives_airflow.operators.training import TrainModelOperator
+from ninelives_airflow.triggers.connectivity import ConnectivityTrigger
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -39,9 +52,14 @@ class LedgerOnDisk(ConnectedEstate):
 
 
 @pytest.fixture(scope="module")
-def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerOnDisk]:
-    folder = tmp_path_factory.mktemp("training")
-    paris = SiteProcesses("paris", folder / "paris", models="", replicas=0)
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SiteProcesses]:
+    folder = tmp_path_factory.mktemp("sites")
+    return {site: SiteProcesses(site, folder / site, models="", replicas=0) for site in ("paris", "dublin")}
+
+
+@pytest.fixture(scope="module")
+def systems(sites: dict[str, SiteProcesses], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerOnDisk]:
+    folder, paris = tmp_path_factory.mktemp("training"), sites["paris"]
     port = free_port()
     mlflow = Process(
         [
@@ -63,12 +81,14 @@ def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerOnDisk]:
     )  # fmt: skip
     home = Home(folder / "home")
     home.connections_file.parent.mkdir(parents=True)
-    document = {**paris.connections(), "ninelives_mlflow": {"conn_type": "http", "host": "127.0.0.1", "port": port}}
+    stores = paris.connections() | sites["dublin"].connections()
+    document = {**stores, "ninelives_mlflow": {"conn_type": "http", "host": "127.0.0.1", "port": port}}
     home.connections_file.write_text(json.dumps(document))
     migrate(f"sqlite:///{home.root / 'ledger.db'}")
-    with stopping(paris, mlflow):
+    with stopping(*sites.values(), mlflow):
         mlflow.start()
         store = paris.start_store()
+        sites["dublin"].start_store()
         store.ensure_bucket("mlflow")
         wait_until(
             lambda: httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200, "MLflow", timeout=180
@@ -102,7 +122,7 @@ def test_the_same_data_have_the_same_version(systems: LedgerOnDisk, version: str
 
 
 def test_a_version_comes_back_bit_for_bit(systems: LedgerOnDisk, version: str, tmp_path: Path) -> None:
-    files = restore_version(systems.store("paris"), version)
+    files = read_version(systems.store("paris"), version)
     (tmp_path / "flights.parquet").write_bytes(files["flights.parquet"])
     flights = Flights.load()
     expected = pa.concat_tables([flights.day(day) for day in history()])
@@ -121,22 +141,25 @@ def test_the_stores_key_is_readable_by_nobody_else(systems: LedgerOnDisk, versio
     assert not [path for path in others if secret.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("harm", ["damaged", "missing"])
-def test_a_version_harmed_in_the_store_is_noticed_and_made_whole(
-    systems: LedgerOnDisk, version: str, harm: str
-) -> None:
+def test_a_version_harmed_in_the_store_is_noticed_and_made_whole(systems: LedgerOnDisk, version: str) -> None:
     store = systems.store("paris")
-    good = {o.key: store.get(DVC_BUCKET, o.key) for o in store.list(DVC_BUCKET)}
+    good = {o.key: store.get(DVC_BUCKET, o.key) for o in store.list(DVC_BUCKET, "files/")}
     assert len(good) == 3
     for key, data in good.items():
         assert data is not None
         store.delete(DVC_BUCKET, key)
-        if harm == "damaged":
-            store.put(DVC_BUCKET, key, bytes([data[0] ^ 1]) + data[1:])
-        with pytest.raises(Corrupted, match=harm):
-            restore_version(store, version)
-        assert pipeline.version_data(systems)["data_version"] == version
-        assert store.get(DVC_BUCKET, key) == data
+        with pytest.raises(Corrupted, match="missing"):
+            read_version(store, version)
+        store.put(DVC_BUCKET, key, bytes([data[0] ^ 1]) + data[1:])
+        with pytest.raises(Corrupted, match="damaged"):
+            read_version(store, version)
+        store.put(DVC_BUCKET, key, data)
+    (first, _), (second, data), _ = good.items()
+    assert data is not None
+    store.delete(DVC_BUCKET, first)
+    store.put(DVC_BUCKET, second, bytes([data[0] ^ 1]) + data[1:])
+    assert pipeline.version_data(systems)["data_version"] == version
+    assert {key: store.get(DVC_BUCKET, key) for key in good} == good
 
 
 def test_a_store_that_does_not_take_the_version_is_unavailable(systems: LedgerOnDisk, tmp_path: Path) -> None:
@@ -158,6 +181,9 @@ def test_models_are_registered_with_data_version_metrics_and_signature(
         assert (found.version, found.tags[DATA_TAG], found.tags[DIGEST_TAG]) == (
             result["version"], version, release.digest,
         )  # fmt: skip
+        kept = read_record(systems.store("paris"), "flights", version)
+        assert kept is not None
+        assert found.tags[HASH_TAG] == kept.fingerprint
         metrics = client.get_run(found.run_id).data.metrics
         assert any(name.startswith("baseline_") for name in metrics)
         assert metrics["rows"] == 273_355
@@ -192,7 +218,11 @@ def test_training_again_registers_and_publishes_nothing(
     import mlflow
 
     model = "late-arrival"
-    assert pipeline.train_and_register(systems, model, version) == {**trained[model], "published": False}
+    again = pipeline.train_and_register(systems, model, version)
+    assert again.pop("resumed_from") == {"step": 70, "site": "paris"}
+    for key in again.keys() - {"published", "checkpoints"}:
+        assert again[key] == trained[model][key], key
+    assert not again["published"]
     assert len(mlflow.MlflowClient().search_model_versions(f"name='{model}'")) == 1
     assert len(systems.ledger().records(kind="release", subject=model)) == 1
     assert newest_golden_version(systems.home, model) == trained[model]["version"]
@@ -222,7 +252,8 @@ def test_an_older_model_trained_again_does_not_become_champion(systems: LedgerOn
     def again(digest: str) -> str:
         return register(
             systems.connections.get("ninelives_mlflow"), model="dummy", digest=digest, onnx=digest.encode(),
-            native=DummyRegressor().fit(example, [0, 1]), example=example, parameters={}, metrics={}, data_version="d",
+            native=DummyRegressor().fit(example, [0, 1]), example=example, parameters={}, metrics={},
+            data_version=version,
         )  # fmt: skip
 
     assert [again("sha256:a"), again("sha256:b"), again("sha256:a")] == ["1", "2", "1"]
@@ -237,3 +268,127 @@ def test_a_registry_that_does_not_answer_is_unavailable(monkeypatch: pytest.Monk
             nobody, model="m", native=None, onnx=b"", digest="sha256:0", example=None, parameters={}, metrics={},
             data_version="d",
         )  # fmt: skip
+
+
+# --- the data behind a model, by the command line ----------------------------------------------------------------
+
+
+@pytest.fixture
+def ninelives(systems: LedgerOnDisk, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Any]]:
+    monkeypatch.setenv("NINELIVES_HOME", str(systems.home.root))
+
+    def call(*arguments: str) -> tuple[int, Any]:
+        done = CliRunner().invoke(app, [*arguments, "--json"])
+        return done.exit_code, json.loads(done.stdout) if done.stdout else done.exception
+
+    return call
+
+
+def test_a_models_data_come_back_with_the_primary_gone_and_give_its_metrics_exactly(
+    systems: LedgerOnDisk,
+    sites: dict[str, SiteProcesses],
+    trained: dict[str, dict[str, object]],
+    version: str,
+    ninelives: Callable[..., tuple[int, Any]],
+    tmp_path: Path,
+) -> None:
+    replicate_versions(systems, "flights", "paris", "dublin")
+    code, listed = ninelives("data", "versions")
+    assert code == 0
+    (one,) = listed["versions"]
+    assert (one["version"], one["whole_at"]) == (version, ["paris", "dublin"])
+    assert {"arrival-delay@1", "late-arrival@1"} <= set(one["models"])
+    files = read_version(systems.store("paris"), version)
+
+    sites["paris"].lose()
+    try:
+        code, back = ninelives(
+            "data", "restore", "--model", "late-arrival@1", "--site", "dublin", "--to", str(tmp_path / "a"), "--retrain"
+        )
+        assert (code, back["told_by"], back["healed"]) == (0, "the registry", {})
+        assert {name: (tmp_path / "a" / name).read_bytes() for name in files} == files
+        assert back["metrics"]["brier"]["same"]
+        assert len(back["metrics"]) == len(trained["late-arrival"].keys() & back["metrics"].keys())
+    finally:
+        sites["paris"].start_store()
+
+
+def test_a_rotten_object_on_disk_is_replaced_from_the_other_site(
+    systems: LedgerOnDisk,
+    sites: dict[str, SiteProcesses],
+    version: str,
+    trained: dict[str, dict[str, object]],
+    ninelives: Callable[..., tuple[int, Any]],
+) -> None:
+    replicate_versions(systems, "flights", "paris", "dublin")
+    files = read_version(systems.store("paris"), version)
+    objects = [path for path in (sites["dublin"].folder / "store" / DVC_BUCKET / "files").rglob("*") if path.is_file()]
+    rot(max(objects, key=lambda path: path.stat().st_size))
+    code, listed = ninelives("data", "versions")
+    assert (code, [copy["state"] for copy in listed["versions"][0]["copies"]]) == (0, ["whole", "harmed"])
+    code, back = ninelives("data", "restore", "--model", "arrival-delay@1", "--site", "dublin")
+    assert (code, list(back["healed"].values())) == (0, ["paris"])
+    assert {name: (Path(back["folder"]) / name).read_bytes() for name in files} == files
+    assert read_version(systems.store("dublin"), version) == files
+
+
+def rot(path: Path) -> None:
+    """One bit, with size and time kept: no listing shows it."""
+    times = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+# --- the operator ------------------------------------------------------------------------------------------------
+
+
+def test_the_task_waits_deferred_while_the_stores_are_away_and_then_ends_as_if_nothing_had_happened(
+    systems: LedgerOnDisk,
+    sites: dict[str, SiteProcesses],
+    trained: dict[str, dict[str, object]],
+    version: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NINELIVES_HOME", str(systems.home.root))
+    for conn_id, connection in json.loads(systems.home.connections_file.read_text()).items():
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+    monkeypatch.setattr(EstateHook, "ledger", lambda hook: systems.ledger())
+    model = "late-arrival"
+    operator = TrainModelOperator(
+        task_id="train_model", model=model, version={"data_version": version}, steady=timedelta(seconds=1)
+    )
+    context: Any = {"run_id": "manual", "ti": SimpleNamespace(map_index=0)}
+    for site in sites.values():
+        site.lose()
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    trigger = deferred.value.trigger
+    path, arguments = trigger.serialize()
+    assert path.rsplit(".", 1)[1] == "ConnectivityTrigger"
+    assert all(site in " ".join(arguments["reasons"]) for site in sites)
+    restored = ConnectivityTrigger(**{**json.loads(json.dumps(arguments)), "every": 0.2})
+
+    async def first_event() -> dict[str, Any]:
+        async def bring_back() -> None:
+            await asyncio.sleep(1)
+            await asyncio.to_thread(sites["paris"].start_store)
+
+        bringing = asyncio.create_task(bring_back())
+        event = await anext(restored.run())
+        await bringing
+        return dict(event.payload)
+
+    event = asyncio.run(first_event())
+    assert event["state"] == "back"
+    done = operator.resume(context, event, **deferred.value.kwargs)
+    sites["dublin"].start_store()
+    assert (done["version"], done["brier"], done["published"]) == ("1", trained[model]["brier"], False)
+    (wait,) = done["waits"]
+    assert wait["since"] < wait["until"] < wait["deadline"]
+
+    late = ConnectivityTrigger(**{**arguments, "deadline": datetime.now(UTC).isoformat()})
+    expired = asyncio.run(anext(late.run())).payload
+    with pytest.raises(AirflowFailException, match="it waited until"):
+        operator.resume(context, expired, **deferred.value.kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,8 +9,7 @@ from pathlib import Path
 
 from ninelives.errors import Corrupted, Unavailable
 from ninelives.ports import Connection, ObjectStore
-
-BUCKET = "dvc"
+from ninelives.versions.objects import BUCKET, object_key, read_version
 
 
 def keep_version(folder: Path, remote: Connection, store: ObjectStore, files: Mapping[str, bytes]) -> str:
@@ -67,39 +65,16 @@ def keep_version(folder: Path, remote: Connection, store: ObjectStore, files: Ma
             f"DVC could not keep the version in {BUCKET} at {remote.extra['endpoint_url']}: {error}"
         ) from error
     _mend(cache, store, version, absent=True)
-    if restore_version(store, version) != dict(files):
+    if read_version(store, version) != dict(files):
         raise Corrupted(f"version {version} in {BUCKET} at {store.site} is not what was put under version control")
     return version
 
 
-def restore_version(store: ObjectStore, version: str) -> dict[str, bytes]:
-    """The files of a version bit for bit, from the store alone: no DVC, no working folder.
-
-    :raises Corrupted: an object is missing or damaged
-    :raises Unavailable: the store does not answer
-    """
-    entries = json.loads(_verified(store, version))
-    return {entry["relpath"]: _verified(store, entry["md5"]) for entry in entries}
-
-
 def _mend(cache: Path, store: ObjectStore, version: str, *, absent: bool) -> None:
     """Write what the store has damaged again, and with ``absent`` what it lacks."""
-    names = [version, *(entry["md5"] for entry in json.loads((cache / _key(version)).read_bytes()))]
+    names = [version, *(entry["md5"] for entry in json.loads((cache / object_key(version)).read_bytes()))]
     for name in names:
-        good = (cache / _key(name)).read_bytes()
-        there = store.get(BUCKET, _key(name))
+        good = (cache / object_key(name)).read_bytes()
+        there = store.get(BUCKET, object_key(name))
         if there != good and (absent or there is not None):
-            store.put(BUCKET, _key(name), good)
-
-
-def _verified(store: ObjectStore, name: str) -> bytes:
-    data = store.get(BUCKET, _key(name))
-    if data is None or hashlib.md5(data, usedforsecurity=False).hexdigest() != name.removesuffix(".dir"):
-        what = "missing" if data is None else "damaged"
-        raise Corrupted(f"{BUCKET}/{_key(name)} at {store.site} is {what}; version the data again")
-    return data
-
-
-def _key(name: str) -> str:
-    """Where DVC 3 keeps an object, in its cache and in a remote alike."""
-    return f"files/md5/{name[:2]}/{name[2:]}"
+            store.put(BUCKET, object_key(name), good)

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from ninelives.cli import backfill, data, drill, estate, evidence, feeder, gate, prober, replicate, stack
+from ninelives.cli import backfill, data, drill, estate, evidence, feeder, gate, prober, replicate, stack, stream
 from ninelives.cli.common import ExitCode, errors
 from ninelives.cli.demo import demo
 from ninelives.cli.status import status
@@ -18,14 +18,16 @@ from ninelives.errors import NinelivesError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(evidence.app, name="evidence", help="Evidence in the ledger, and whether it is what was written.")
 app.add_typer(gate.app, name="gate", help="Whether a dataset may serve, with reasons.")
+app.add_typer(data.app, name="data", help="The exact data behind each model: list, restore, prune.")
 app.add_typer(stack.app, name="stack", help="The local estate: real processes on this machine.")
 app.add_typer(replicate.app, name="replicate", help="Verified copies of data and models at other sites.")
 app.add_typer(estate.app, name="estate", help="The declared estate.")
 app.add_typer(prober.app, name="prober", help="Golden requests on a fixed schedule: what users get.")
 app.add_typer(feeder.app, name="feeder", help="A stream of acknowledged writes.")
 app.add_typer(drill.app, name="drill", help="Deliberate losses, and what users felt.")
-app.command()(status)
 app.add_typer(backfill.app, name="backfill", help="Missed intervals after downtime: found and filled.")
+app.add_typer(stream.app, name="stream", help="Streams against their contracts: landed, in quarantine, replayed.")
+app.command()(status)
 app.command()(demo)
 
 

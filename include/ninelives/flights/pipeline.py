@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ninelives.errors import Refused
+from ninelives.errors import Refused, Unavailable
+from ninelives.flights import features as features_module
+from ninelives.flights import train as train_module
 from ninelives.flights.data import DATASET, history, write_partitions
-from ninelives.flights.train import read_days, train
-from ninelives.ports import Systems
+from ninelives.flights.train import Progress, TrainedModel, read_days, train
+from ninelives.ports import ObjectStore, Systems
 from ninelives.releases.publish import TOLERANCE, Release, digest_of, golden_answers, object_key, publish, record_golden
 from ninelives.replication.manifest import Manifest, fingerprint, read_manifest
+from ninelives.training.attempt import Wait, attempt
+from ninelives.training.checkpoints import Keeper
+from ninelives.training.records import Training, unfinished
+from ninelives.versions.objects import BUCKET, read_version, record_version
+from ninelives.versions.prune import alone
+
+SNAPSHOT = "flights.parquet"
+"""The data of a version, in the order of its days."""
+TREES = "trees.txt"
+"""The file of a checkpoint."""
 
 
 def write_history(systems: Systems) -> dict[str, Any]:
@@ -26,7 +44,7 @@ def version_data(systems: Systems) -> dict[str, Any]:
 
     Only whole days count: what the feeder streams changes every few seconds and is left for the next training.
     """
-    from ninelives.adapters.dvc import BUCKET, keep_version
+    from ninelives.adapters.dvc import keep_version
 
     primary = systems.estate.dataset_by_name[DATASET].primary
     store = systems.store(primary)
@@ -35,13 +53,16 @@ def version_data(systems: Systems) -> dict[str, Any]:
     pq.write_table(read_days(store, chosen), snapshot)
     store.ensure_bucket(BUCKET)
     connection = systems.connections.get(f"ninelives_{primary}_store")
-    version = keep_version(
-        systems.home.root / "dvc",
-        connection,
-        store,
-        {"flights.parquet": snapshot.getvalue(), "manifest.json": chosen.model_dump_json(indent=1).encode()},
-    )
-    return {"data_version": version, "fingerprint": chosen.fingerprint, "objects": len(chosen.objects)}
+    files = {SNAPSHOT: snapshot.getvalue(), "manifest.json": chosen.model_dump_json(indent=1).encode()}
+    with alone(systems.ledger(), f"version_data {uuid4()}"):
+        version = keep_version(systems.home.root / "dvc", connection, store, files)
+        kept = record_version(store, DATASET, version, datetime.now(UTC))
+    return {
+        "data_version": version,
+        "data_hash": kept.fingerprint,
+        "fingerprint": chosen.fingerprint,
+        "objects": len(chosen.objects),
+    }
 
 
 def training_data(systems: Systems) -> Manifest:
@@ -63,11 +84,91 @@ def train_and_register(systems: Systems, model: str, data_version: str) -> dict[
     """Train, register, and publish to the primary site's store; replication takes the release to the others.
 
     :return: ``model``, ``version``, ``published`` (false where it already was), ``evidence`` and the metrics
+    :raises Unavailable: something that it needs does not answer; a repeat goes on from the last whole checkpoint
     """
+    done = attempt_training(systems, model, data_version, holder=f"train_and_register {uuid4()}", gated=False)
+    if isinstance(done, Wait):
+        raise Unavailable(done.text)
+    return done
+
+
+def attempt_training(
+    systems: Systems, model: str, data_version: str, *, holder: str, gated: bool
+) -> dict[str, Any] | Wait:
+    """The same, as far as it goes now; see ``training.attempt``."""
+    training = training_of(model, data_version)
+    return attempt(
+        systems,
+        training,
+        lambda site, keeper: _fit(systems.store(site), training, keeper),
+        lambda trained, data_hash: _publish(systems, trained, data_version, data_hash),
+        holder=holder,
+        gated=gated,
+    )
+
+
+def training_of(model: str, data_version: str) -> Training:
+    """Whatever changes the outcome is in its recipe: a checkpoint of other code or parameters is never gone on from."""
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (train_module, features_module))
+    libraries = [metadata.version(name) for name in ("lightgbm", "numpy", "scikit-learn")]
+    recipe = json.dumps([hashlib.sha256(code).hexdigest(), train_module.PARAMETERS, libraries], sort_keys=True)
+    return Training(model, DATASET, data_version, hashlib.sha256(recipe.encode()).hexdigest())
+
+
+def unfinished_trainings(systems: Systems) -> list[Training]:
+    """Those that began and can go on: with the code and the parameters of now."""
+    return [
+        one
+        for one in unfinished(systems.ledger())
+        if one.dataset == DATASET and one == training_of(one.model, one.data_version)
+    ]
+
+
+def newest_data_of(systems: Systems, model: str) -> str:
+    """The data version of the model's newest registered version.
+
+    :raises Refused: the model is not registered, or names no data
+    """
+    registered = [one for one in systems.registry().versions() if one.model == model and one.data_version]
+    if not registered:
+        raise Refused(f"train {model}", ["the registry has no version of it with a data version; run train_model"])
+    return str(max(registered, key=lambda one: int(one.version)).data_version)
+
+
+def recorded_metrics(systems: Systems, model: str, version: str) -> dict[str, float]:
+    """What the registry recorded when the version was trained.
+
+    :raises Refused: the registry does not have it
+    """
+    for one in systems.registry().versions():
+        if (one.model, one.version) == (model, version):
+            return dict(systems.registry().metrics(one))
+    raise Refused(f"compare with {model}@{version}", ["the registry does not have it any more"])
+
+
+def retrain(systems: Systems, model: str, data_version: str, site: str) -> TrainedModel:
+    """Train once more on the data version at ``site``, from the beginning, and publish nothing.
+
+    :raises Corrupted: the version is not whole at ``site``
+    """
+    return train(model, _snapshot(systems.store(site), data_version))
+
+
+def _fit(store: ObjectStore, training: Training, keeper: Keeper) -> TrainedModel:
+    found = keeper.newest()
+    begun = Progress(found.step, found.files[TREES].decode()) if found else None
+    flights = _snapshot(store, training.data_version)
+    return train(training.model, flights, begun, lambda now: keeper.keep(now.rounds, {TREES: now.trees.encode()}))
+
+
+def _snapshot(store: ObjectStore, data_version: str) -> pa.Table:
+    return pq.read_table(io.BytesIO(read_version(store, data_version)[SNAPSHOT]))
+
+
+def _publish(systems: Systems, trained: TrainedModel, data_version: str, data_hash: str) -> dict[str, Any]:
     from ninelives.adapters.mlflow import register
 
-    store = systems.store(systems.estate.dataset_by_name[DATASET].primary)
-    trained = train(model, read_days(store, training_data(systems)))
+    model, store = trained.name, systems.store(systems.estate.dataset_by_name[DATASET].primary)
     if not trained.beats_baseline:
         raise Refused(f"register {model}", [f"a constant answers as well on later days: {trained.metrics}"])
     digest = digest_of(trained.onnx)
@@ -81,6 +182,7 @@ def train_and_register(systems: Systems, model: str, data_version: str) -> dict[
         parameters=trained.parameters,
         metrics=trained.metrics,
         data_version=data_version,
+        data_hash=data_hash,
     )
     inputs = [
         dict(golden.inputs)
@@ -108,6 +210,7 @@ def train_and_register(systems: Systems, model: str, data_version: str) -> dict[
         "version": version,
         "digest": digest,
         "data_version": data_version,
+        "data_hash": data_hash,
         "metrics": {name: round(value, 6) for name, value in trained.metrics.items()},
         "site": store.site,
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,11 +79,34 @@ def read_days(store: ObjectStore, manifest: Manifest) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def train(name: str, flights: pa.Table) -> TrainedModel:
+CHECKPOINT_EVERY = 10
+"""Boosting rounds between two checkpoints."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Trees after so many boosting rounds, as LightGBM writes them: every number exactly as it was."""
+
+    rounds: int
+    trees: str
+
+
+OnCheckpoint = Callable[[Progress], None]
+
+
+def train(
+    name: str, flights: pa.Table, begun: Progress | None = None, on_checkpoint: OnCheckpoint | None = None
+) -> TrainedModel:
     """Train ``name`` on the earlier days and measure it on the latest tenth; the same data gives the same model.
 
+    Going on from any checkpoint gives the very bytes that training without a break gives: the scores that boosting
+    goes on from are the sums of the same numbers in the same order.
+
     :param flights: rows in the order of their days
-    :raises Refused: fewer than two days, or the ONNX copy answers differently from what was trained
+    :param begun: where to go on, from an earlier training of the same model on the same data
+    :param on_checkpoint: called every ``CHECKPOINT_EVERY`` rounds but after the last; what it raises ends the training
+    :raises Refused: fewer than two days, ``begun`` is not of this training, or the ONNX copy answers differently from
+        what was trained
     """
     import lightgbm
     from sklearn.compose import ColumnTransformer
@@ -93,17 +117,23 @@ def train(name: str, flights: pa.Table) -> TrainedModel:
     cut = _first_held_out(day_numbers(flights.filter(pc.is_valid(flights["arr_delay"]))))
     past, later = rows.slice(0, cut).to_pandas(), rows.slice(cut).to_pandas()
     label = "arr_delay" if name == "arrival-delay" else "late"
+    rounds, done = int(PARAMETERS["n_estimators"]), begun.rounds if begun else 0
+    left = PARAMETERS | {"n_estimators": rounds - done}
     if label == "arr_delay":
-        estimator = lightgbm.LGBMRegressor(objective="l1", **PARAMETERS)
+        estimator = lightgbm.LGBMRegressor(objective="l1", **left)
     else:
-        estimator = lightgbm.LGBMClassifier(**PARAMETERS)
+        estimator = lightgbm.LGBMClassifier(**left)
     unknown = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, dtype=np.float32)
     numbers = [feature for feature in FEATURES if feature not in TEXT]
     columns = ColumnTransformer([("text", unknown, list(TEXT)), ("numbers", "passthrough", numbers)])
     model = Pipeline([("columns", columns), ("model", estimator)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # both libraries warn about each other's names for columns
-        model.fit(past[list(FEATURES)], past[label])
+        model.fit(
+            past[list(FEATURES)], past[label],
+            model__init_model=_booster(begun, rounds), model__callbacks=_callbacks(done, rounds, on_checkpoint),
+        )  # fmt: skip
+        estimator.set_params(n_estimators=rounds)
         predicted = _predict(name, model, later[list(FEATURES)])
         onnx = _to_onnx(name, model)
     error = float(np.abs(_run_onnx(name, onnx, later) - predicted).max())
@@ -112,6 +142,36 @@ def train(name: str, flights: pa.Table) -> TrainedModel:
     metrics = _measure(label, past[label].to_numpy(), later[label].to_numpy(), predicted)
     metrics |= {"onnx_max_error": error, "rows": float(rows.num_rows), "rows_without_label": float(without_label)}
     return TrainedModel(name, model, onnx, metrics, PARAMETERS, rows.slice(cut, 5).select(list(FEATURES)))
+
+
+def _booster(begun: Progress | None, rounds: int) -> Any:
+    import lightgbm
+
+    if begun is None:
+        return None
+    try:
+        booster = lightgbm.Booster(model_str=begun.trees)
+    except lightgbm.basic.LightGBMError as error:
+        raise Refused("resume", [f"the checkpoint holds no trees: {error}"]) from error
+    if not booster.num_trees() == begun.rounds < rounds:
+        raise Refused(
+            "resume", [f"the checkpoint says {begun.rounds} of {rounds} rounds, it has {booster.num_trees()}"]
+        )
+    return booster
+
+
+def _callbacks(done: int, rounds: int, on_checkpoint: OnCheckpoint | None) -> list[Any] | None:
+    if on_checkpoint is None:
+        return None
+
+    def after_round(env: Any) -> None:
+        now = env.iteration + 1  # counts the rounds of the checkpoint as well
+        if now % CHECKPOINT_EVERY == 0 and now < rounds:
+            # Without the parameters, which count the rounds of this process only: the same trees are the same text.
+            trees = re.sub(r"\nparameters:.*?end of parameters\n", "", env.model.model_to_string(), flags=re.DOTALL)
+            on_checkpoint(Progress(now, trees))
+
+    return [after_round]
 
 
 def _first_held_out(dates: npt.NDArray[np.int64]) -> int:
