@@ -20,6 +20,7 @@ from ninelives.errors import Corrupted, Refused
 from ninelives.files import write_atomically
 from ninelives.home import Home
 from ninelives.ports import ObjectStore, Scalar
+from ninelives.replication.pointers import record_move
 
 BUCKET = "models"
 TOLERANCE = 0.001
@@ -93,9 +94,10 @@ def read_release(store: ObjectStore, model: str) -> Release | None:
     return release
 
 
-def publish(store: ObjectStore, release: Release, onnx: bytes) -> bool:
+def publish(store: ObjectStore, release: Release, onnx: bytes, *, by: str | None = None) -> bool:
     """Make ``release`` what the site serves; ``False`` where it already was. A killed call is simply repeated.
 
+    :param by: who publishes, for whoever must decide between two releases later
     :raises Refused: the site serves a newer version, or another model under the same version
     :raises Corrupted: ``onnx`` is not what the release names, or the store gives back other bytes than it took
     :raises Unavailable: the store does not answer; the release before stays in service
@@ -117,7 +119,9 @@ def publish(store: ObjectStore, release: Release, onnx: bytes) -> bool:
             )
     if current and current.model_copy(update={"created_at": release.created_at}) == release:
         return False
-    store.put(BUCKET, pointer_key(release.model), release.model_dump_json(indent=1).encode())
+    before, after = store.get(BUCKET, pointer_key(release.model)), release.model_dump_json(indent=1).encode()
+    record_move(store, release.model, before, after, by=by)
+    store.put(BUCKET, pointer_key(release.model), after)
     return True
 
 
