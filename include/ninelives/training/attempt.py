@@ -13,7 +13,7 @@ from ninelives.gates.evidence import usable_verdict
 from ninelives.ports import Lease, Ledger, Systems
 from ninelives.training.checkpoints import Keeper
 from ninelives.training.connectivity import LEDGER, REGISTRY, store_of
-from ninelives.training.records import Training, begin, finish
+from ninelives.training.records import KIND, Training, begin, finish
 from ninelives.versions.copies import Healed, make_whole
 
 LEASE_TTL = timedelta(minutes=15)
@@ -127,7 +127,7 @@ def _alone(ledger: Ledger, training: Training, holder: str) -> Iterator[Callable
 
     def take() -> Lease:
         try:
-            return ledger.take_lease(training.stream, holder, LEASE_TTL)
+            return ledger.take_lease(f"{KIND}/{training.stream}", holder, LEASE_TTL)
         except Refused as error:
             raise Unavailable(f"another run trains {training.model} on the same data: {error}") from error
 

@@ -28,9 +28,9 @@ class Training:
 
     @property
     def stream(self) -> str:
-        """Name of its checkpoints: another version or recipe never meets them."""
+        """Name of its checkpoints, below the model's: another version or recipe never meets them."""
         digest = hashlib.sha256(rfc8785.dumps([self.model, self.dataset, self.data_version, self.recipe])).hexdigest()
-        return f"training/{self.model}/{digest[:24]}"
+        return f"{self.model}/{digest[:24]}"
 
     def facts(self, state: str) -> dict[str, Any]:
         return {
@@ -44,12 +44,12 @@ class Training:
 
 def begin(ledger: Ledger, training: Training) -> Record:
     """Say that it begins; once, however often it is resumed."""
-    return ledger.append(KIND, training.model, training.facts("begun"), once=f"{training.stream}/begun")
+    return ledger.append(KIND, training.model, training.facts("begun"), once=f"{KIND}/{training.stream}/begun")
 
 
 def finish(ledger: Ledger, training: Training, facts: Mapping[str, Any]) -> Record:
     """Say that it finished, and how it went; the first time stands."""
-    key = f"{training.stream}/finished"
+    key = f"{KIND}/{training.stream}/finished"
     return ledger.written(key) or ledger.append(KIND, training.model, {**training.facts("finished"), **facts}, once=key)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ninelives_airflow.failures import airflow_failures
 from ninelives_airflow.hooks.estate import EstateHook
 from ninelives_airflow.operators.base import EstateOperator
+from ninelives_airflow.operators.replication import LinkOperator
 from ninelives_airflow.triggers.connectivity import ConnectivityTrigger
 
 if TYPE_CHECKING:
@@ -34,22 +35,14 @@ class VersionDataOperator(EstateOperator):
         return version_data(systems)
 
 
-class ReplicateVersionsOperator(EstateOperator):
-    """Bring the data versions of a dataset to another site, and read some old ones again at both.
-
-    :param link: dataset, source and target, as planned
-    """
-
-    template_fields = ("link",)
-
-    def __init__(self, *, link: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.link = link
+class ReplicateVersionsOperator(LinkOperator):
+    """Bring the data versions of a dataset to another site, and read an old one again at both."""
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.versions.replicate import replicate_versions
 
-        return replicate_versions(systems, self.link["dataset"], self.link["source"], self.link["target"])
+        self.only_with_the_first_shard()
+        return replicate_versions(systems, *self.ends, self.tell)
 
 
 class ListModelsOperator(EstateOperator):

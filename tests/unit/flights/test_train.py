@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from unit.replication.memory import MemoryStore
 
-from ninelives.errors import Corrupted, Refused
+from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate import Estate, load_estate
 from ninelives.flights import train as training
 from ninelives.flights.data import DATASET, Flights, history, write_partitions
-from ninelives.flights.train import OUTPUTS, TrainedModel, read_days, train
+from ninelives.flights.train import OUTPUTS, Progress, TrainedModel, read_days, train
 from ninelives.home import Home
 from ninelives.releases.golden import answers_match
 from ninelives.releases.publish import TOLERANCE
@@ -139,3 +139,44 @@ def test_no_held_out_day_is_learned_from(days: pa.Table, monkeypatch) -> None:
     disturbed.loc[later, "arr_delay"] += 1000
     table = pa.Table.from_pandas(disturbed, schema=days.schema, preserve_index=False)
     assert train("arrival-delay", table).onnx == train("arrival-delay", days).onnx
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_from_any_checkpoint_training_ends_with_the_very_bytes_of_one_without_a_break(
+    model: str, days: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "PARAMETERS", {**training.PARAMETERS, "n_estimators": 40})
+    unbroken = train(model, days)
+    kept: list[Progress] = []
+    watched = train(model, days, on_checkpoint=kept.append)
+    assert watched.onnx == unbroken.onnx, "keeping checkpoints changes nothing"
+    assert [one.rounds for one in kept] == [10, 20, 30]
+    for number, begun in enumerate(kept):
+        later: list[Progress] = []
+        resumed = train(model, days, begun, later.append)
+        assert later == kept[number + 1 :], "the checkpoints after it are the same text"
+        assert resumed.onnx == unbroken.onnx
+        assert resumed.metrics == unbroken.metrics
+        mine, theirs = (one.native.named_steps["model"] for one in (resumed, unbroken))
+        assert mine.get_params() == theirs.get_params()
+
+
+def test_what_a_checkpoint_raises_ends_the_training(days: pa.Table) -> None:
+    def gone(_: Progress) -> None:
+        raise Unavailable("the store is gone")
+
+    with pytest.raises(Unavailable):
+        train("late-arrival", days, on_checkpoint=gone)
+
+
+@pytest.mark.parametrize("rounds", [20, 80])
+def test_a_checkpoint_that_is_not_of_this_training_is_refused(rounds: int, days: pa.Table, monkeypatch) -> None:
+    kept: list[Progress] = []
+    monkeypatch.setattr(training, "PARAMETERS", {**QUICK, "n_estimators": 11})
+    train("late-arrival", days, on_checkpoint=kept.append)
+    for trees in (kept[0].trees, "no trees"):
+        with pytest.raises(Refused, match="resume"):
+            train("late-arrival", days, Progress(rounds, trees))
