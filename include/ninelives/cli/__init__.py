@@ -9,7 +9,20 @@ import sys
 
 import typer
 
-from ninelives.cli import backfill, data, drill, estate, evidence, feeder, gate, prober, replicate, stack, stream
+from ninelives.cli import (
+    backfill,
+    data,
+    drill,
+    estate,
+    evidence,
+    feeder,
+    gate,
+    prober,
+    reconcile,
+    replicate,
+    stack,
+    stream,
+)
 from ninelives.cli.common import ExitCode, errors
 from ninelives.cli.demo import demo
 from ninelives.cli.status import status
@@ -21,6 +34,7 @@ app.add_typer(gate.app, name="gate", help="Whether a dataset may serve, with rea
 app.add_typer(data.app, name="data", help="The exact data behind each model: list, restore, prune.")
 app.add_typer(stack.app, name="stack", help="The local estate: real processes on this machine.")
 app.add_typer(replicate.app, name="replicate", help="Verified copies of data and models at other sites.")
+app.add_typer(reconcile.app, name="reconcile", help="Sites that lived apart: merged, and what a person decides.")
 app.add_typer(estate.app, name="estate", help="The declared estate.")
 app.add_typer(prober.app, name="prober", help="Golden requests on a fixed schedule: what users get.")
 app.add_typer(feeder.app, name="feeder", help="A stream of acknowledged writes.")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from ninelives.errors import Corrupted, Refused
@@ -32,6 +32,8 @@ from ninelives.replication.reconcile_objects import CONFLICTS, Conflict, Meeting
 from ninelives.replication.reconcile_releases import Release
 from ninelives.replication.replicate import MODELS, utc_now
 from ninelives.replication.transfer import Link, OnProgress
+
+LEASE_TTL = timedelta(hours=1)
 
 MOST_LISTED = 1000
 """Keys of one kind in a record; the rest is counted."""
@@ -177,6 +179,23 @@ def record_reconciliation(ledger: Ledger, result: ReconcileResult, *, run: str =
         question["keys"] = question["keys"][:MOST_LISTED]
     subject = f"{result.dataset}@{'+'.join(sorted((result.site, result.other)))}"
     return ledger.append("reconciliation", subject, {**facts, "run": run})
+
+
+def apply_and_record(
+    systems: Systems, reconciliation: Reconciliation, *, holder: str
+) -> tuple[ReconcileResult, Record]:
+    """``apply`` alone for these sites, and leave the report as evidence.
+
+    :param holder: of the lease; the same one goes on after a kill
+    :raises Refused: somebody else reconciles them now
+    """
+    ledger, meeting = systems.ledger(), reconciliation.meeting
+    sites = "+".join(sorted(store.site for store in meeting.stores))
+    lease = ledger.take_lease(f"reconcile:{meeting.dataset}@{sites}", holder, LEASE_TTL)
+    result = reconciliation.apply()
+    record = record_reconciliation(ledger, result, run=holder)
+    ledger.release_lease(lease)
+    return result, record
 
 
 # --- the work ----------------------------------------------------------------------------------------------------
