@@ -80,10 +80,13 @@ def apply(
     try:
         _finish(connected, dataset, site, as_json, merge)
     finally:
-        if unknown := sorted(set(decisions) - known):
+        unknown = sorted(set(decisions) - known)
+        if unknown:
             errors.print(
                 f"nobody asked {', '.join(unknown)}: `ninelives reconcile plan` shows what is open", style="red"
             )
+    if unknown:
+        raise typer.Exit(ExitCode.ERROR)
 
 
 def _connected() -> ConnectedEstate:

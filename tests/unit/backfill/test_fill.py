@@ -32,7 +32,13 @@ class Engine:
         self.asked: list[Interval | None] = []
 
     def evaluate(
-        self, suite: Suite, files: Mapping[str, Path], *, interval: Interval | None = None, rows: int = 0
+        self,
+        suite: Suite,
+        files: Mapping[str, Path],
+        *,
+        interval: Interval | None = None,
+        rows: int = 0,
+        references: Mapping[str, Mapping[str, Path]] | None = None,
     ) -> Evaluation:
         self.asked.append(interval)
         outcome = Outcome(0, interval not in self.bad, judged=1)
