@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from support.gate import GatedSite, gated_site, january, objects, publish
+from support.processes import ROOT
 
 from ninelives.flights.data import day_key, to_parquet
 from ninelives_airflow.operators.gate import QualityGateOperator
@@ -30,8 +33,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedSite]
         yield site
 
 
-def gate() -> QualityGateOperator:
-    return QualityGateOperator(task_id="verify_flights", dataset="flights", site="dublin")
+def gate(**more: Any) -> QualityGateOperator:
+    return QualityGateOperator(task_id="verify_flights", dataset="flights", site="dublin", **more)
 
 
 def run(operator: QualityGateOperator) -> Any:
@@ -61,6 +64,22 @@ def test_a_pass_returns_a_small_dict_and_a_no_fails_for_good_with_every_reason(s
     with pytest.raises(AirflowFailException, match=r"block.*schema of carrier.*missing.*see evidence 2"):
         run(operator)
     assert operator.evidence == 2
+
+
+def test_the_gate_of_the_documentation_works_in_a_foreign_dag(site: GatedSite, tmp_path: Path) -> None:
+    publish(site.store, objects(january()))
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "gates.md").read_text(), re.DOTALL)
+    assert len(re.findall(r"# [123]$", example, re.MULTILINE)) == 3, "three lines, as it says"
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "theirs.py").write_text(example)
+    bag = DagBag(str(tmp_path / "dags"))
+    assert bag.import_errors == {}
+    dag = bag.dags["train_nightly"]
+    assert dag.get_task("train").upstream_task_ids == {"check_flights"}
+    assert run(dag.get_task("check_flights"))["verdict"] == "pass"  # type: ignore[arg-type]
+
+    one_day = gate(interval="2013-01-01T05:00Z/2013-01-02T05:00Z")
+    assert run(one_day)["rows"] == 842
 
 
 def test_data_that_cannot_be_judged_fails_for_good(site: GatedSite) -> None:
