@@ -68,13 +68,13 @@ class AirflowApi:
     def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
         self._send("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}", json={"state": state})
 
-    def human_decision(self, dag_id: str, run_id: str, task_id: str) -> HumanDecision | None:
+    def human_decision(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> HumanDecision | None:
         """The approval record itself: a task's state and its XCom can be written by others, this cannot.
 
         :return: ``None`` where no request was made or nobody has answered
         """
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/-1/hitlDetails"
-        response = self._send("GET", path, accept=(404,))
+        run = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"
+        response = self._send("GET", f"{run}/taskInstances/{task_id}/{map_index}/hitlDetails", accept=(404,))
         if response.status_code == 404 or not response.json()["response_received"]:
             return None
         detail = response.json()

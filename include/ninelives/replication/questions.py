@@ -7,6 +7,8 @@ of what is in question, so the same conflict found twice is one question.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Literal
 
 import rfc8785
@@ -128,3 +130,21 @@ def check_decision(question: Question, choice: str) -> str:
             f"decision on {question.id}", [f"{choice!r} is no answer; choose {' or '.join(question.options)}"]
         )
     return choice
+
+
+def check_decider(
+    question: str, *, chosen: Sequence[str], responded_by: str | None, at: datetime, operators: Collection[str]
+) -> Decision:
+    """What a person has answered in the UI to the question with this id, as a decision.
+
+    :param chosen: the answers given
+    :param responded_by: who answered, ``None`` where no person did
+    :param operators: who may decide
+    :raises Refused: it is not one answer, or not by one who may decide
+    """
+    if responded_by is None or responded_by not in operators:
+        who = responded_by or "nobody"
+        raise Refused(f"decision on {question}", [f"{who} has answered, and only {', '.join(operators)} may"])
+    if len(chosen) != 1:
+        raise Refused(f"decision on {question}", [f"{responded_by} gave {len(chosen)} answers; one is needed"])
+    return Decision(choice=chosen[0], by=responded_by, at=at)

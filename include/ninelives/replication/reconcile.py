@@ -31,7 +31,7 @@ from ninelives.replication.questions import Decision, Question
 from ninelives.replication.reconcile_objects import CONFLICTS, Conflict, Meeting, Objects, survey
 from ninelives.replication.reconcile_releases import Release
 from ninelives.replication.replicate import MODELS, utc_now
-from ninelives.replication.transfer import Link, OnProgress
+from ninelives.replication.transfer import Link, OnProgress, some
 
 LEASE_TTL = timedelta(hours=1)
 
@@ -78,6 +78,26 @@ class ReconcileResult:
     def verdict(self) -> str:
         """``missed`` while a person has to decide; ``met`` once both sites have agreed."""
         return "missed" if self.questions else "met" if self.fingerprints_equal else "unknown"
+
+    def lines(self) -> list[str]:
+        """The report for people: what was merged, kept and decided."""
+        a, b = self.site, self.other
+        merged = {
+            f"moved to the trash at {a}": self.deleted_at_site,
+            f"moved to the trash at {b}": self.deleted_at_other,
+            "brought back": self.restored,
+            "kept, because it was written anew after its deletion": self.outlived,
+            "healed from the other site": self.healed,
+        }
+        return [
+            f"{self.dataset}: {self.copied_to_site} objects copied to {a}, {self.copied_to_other} to {b}",
+            *(f"{what}: {some(keys)}" for what, keys in merged.items() if keys),
+            *(f"kept at both sites: {one.moved_to}, because {one.keeper}'s holds the name" for one in self.conflicts),
+            *(f"release of {model}: {version or 'none in common'}" for model, version in self.releases.items()),
+            *(f"decided by {q.decision.by}: {q.decision.choice}. {q.headline()}" for q in self.decided if q.decision),
+            *(f"open {question.id}: {question.headline()}" for question in self.questions),
+            f"kept aside at {a}: {len(self.kept_aside)} objects; agreement {self.epoch}, verdict {self.verdict}",
+        ]
 
     def report(self) -> dict[str, Any]:
         """All of it as JSON has it."""

@@ -1,0 +1,59 @@
+"""
+# Reconcile sites
+
+Bring every two open sites together: merge what only one of them changed, and let a person decide what both did.
+
+- **Runs** daily, by hand, and when a lost site takes traffic again.
+- **Merges** by what both sites last agreed on, never by clock: objects by union, a deletion follows into the trash, a
+  release that descends from the other wins. Nothing is overwritten before its bytes are kept elsewhere.
+- **Asks** an operator of the estate where both sides changed the same thing, or where many objects are gone at once:
+  see *Required Actions*. Until somebody answers, each site keeps its own, and both versions are kept at both.
+- **Waits** twenty hours without a slot. An unanswered question stays open in the stores, and the next run asks again.
+- **Fails** in `judge_reconciliation` while a question is open, and in `merge_sites` where no site has a good copy.
+- **Leaves** a report of what was merged, kept and decided, and by whom, in each task's log and in the ledger.
+"""
+
+import pendulum
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TriggerRule
+
+from ninelives_airflow.assets import INCIDENT_OVER
+from ninelives_airflow.defaults import DEFAULT_ARGS, Tag
+from ninelives_airflow.operators.reconcile import (
+    ApplyDecisionsOperator,
+    AskQuestionOperator,
+    JudgeReconciliationOperator,
+    ListPairsOperator,
+    ListQuestionsOperator,
+    MergeSitesOperator,
+)
+
+DAILY = CronTriggerTimetable("30 1 * * *", timezone="UTC", run_immediately=False)
+
+with DAG(
+    dag_id="reconcile_sites",
+    schedule=AssetOrTimeSchedule(timetable=DAILY, assets=[INCIDENT_OVER]),
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=4,  # one that waits for a person must not hold up what follows an incident
+    default_args=DEFAULT_ARGS,
+    tags=[Tag.RECOVERY, Tag.DATA],
+    doc_md=__doc__,
+):
+    list_pairs = ListPairsOperator(task_id="list_pairs")
+    merge_sites = MergeSitesOperator.partial(task_id="merge_sites").expand(pair=list_pairs.output)
+    # A pair that cannot be merged keeps nobody from deciding about the others.
+    list_questions = ListQuestionsOperator(
+        task_id="list_questions", merged=merge_sites.output, trigger_rule=TriggerRule.ALL_DONE
+    )
+    ask_question = AskQuestionOperator.partial(
+        task_id="ask_question", response_timeout=pendulum.duration(hours=20)
+    ).expand(question=list_questions.output)
+    apply_decisions = ApplyDecisionsOperator.partial(
+        task_id="apply_decisions",
+        questions=list_questions.output,
+        asked_by="ask_question",
+        trigger_rule=TriggerRule.ALL_DONE,
+    ).expand(pair=list_pairs.output)
+    judge_reconciliation = JudgeReconciliationOperator(task_id="judge_reconciliation", applied=apply_decisions.output)
+    ask_question >> apply_decisions
+    merge_sites >> judge_reconciliation
