@@ -42,6 +42,9 @@ LISTED_FROM = 256
 MEMORY = "192MiB"
 """What the engine's own heap aims for, and half of it for buffers, so that copy and proof stay below 250 MB."""
 
+_DISTRUSTING = ("--ignore-checksum", "--s3-disable-checksum", "--s3-upload-cutoff", "1B")
+"""Send no checksum of the source's along: only an upload in parts can do without one, at three requests an object."""
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -92,7 +95,15 @@ class RcloneCopier:
             folder = prefix.strip("/")
             options += ["--fast-list"]
         places = [_place("source", bucket, folder), _place("target", bucket, into, folder)]
-        return self._run(["copy", *places, *options], environment, listed, watch)
+        try:
+            return self._run(["copy", *places, *options], environment, listed, watch)
+        except Unavailable as error:
+            if "BadDigest" not in str(error):
+                raise
+            # The source still announces the checksum from before its bytes went bad, and the target refuses what does
+            # not have it. What is damaged must be kept and judged all the same: the caller hashes every object.
+            watch = _Watch([_address(source), _address(target)], self._patience, on_progress)
+            return self._run(["copy", *places, *options, *_DISTRUSTING], environment, listed, watch)
 
     def hashes(self, connection: Connection, bucket: str, keys: Iterable[str]) -> dict[str, str]:
         """SHA-256 (hex) of every object that exists, each read to its end; one that does not is left out.
