@@ -33,6 +33,8 @@ def gather(systems: Systems, hashes: Mapping[str, str]) -> Needs:
     trained: dict[tuple[str, str], str] = {}
     for one in systems.registry().versions():
         if one.data_version is None:
+            if one.model not in systems.estate.model_by_name:
+                continue  # somebody else's model in the same registry
             raise Refused("pruning", [f"the registry does not say which data {one.model}@{one.version} was trained on"])
         trained[one.model, one.version] = one.data_version
         needs.setdefault(one.data_version, set()).add(f"model {one.model}@{one.version}")

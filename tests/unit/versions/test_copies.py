@@ -15,6 +15,7 @@ from ninelives.errors import Corrupted, Unavailable
 from ninelives.versions.catalogue import list_versions
 from ninelives.versions.copies import look, make_whole
 from ninelives.versions.objects import BUCKET, object_key, read_files, read_record, read_version, record_version
+from ninelives.versions.replicate import replicate_versions
 
 FILES = {"flights.parquet": b"rows " * 50, "manifest.json": b"{}"}
 VERSION, OBJECTS = as_dvc(FILES)
@@ -151,3 +152,30 @@ def test_what_is_missing_or_damaged_is_named() -> None:
     copy = look(systems.paris, VERSION, read_files(systems.dublin, VERSION))
     assert copy.state == "harmed"
     assert copy.problem == f"damaged: {second}; missing: {first}"
+
+
+def test_replication_brings_a_version_to_whichever_site_lacks_it_and_heals_what_rotted() -> None:
+    systems = TwoSites()
+    first = systems.keep(FILES, "paris")
+    second = systems.keep({"flights.parquet": b"newer"}, "dublin")  # paris came back with an empty disk
+    done = replicate_versions(systems, "flights", "paris", "dublin")
+    assert (done["versions"], done["copied"], done["healed"]) == (2, 5, 0)
+    for site in systems.sites.values():
+        assert read_version(site, first) == FILES
+        assert read_version(site, second) == {"flights.parquet": b"newer"}
+    healed = set()
+    for key in sorted(systems.names("paris")):
+        systems.paris.flip(key, BUCKET)
+        healed.add(replicate_versions(systems, "flights", "paris", "dublin")["healed"])
+        systems.paris.buckets[BUCKET][key] = systems.dublin.buckets[BUCKET][key]
+    assert healed == {0, 1}, "one version is read again in each hour, and only that one"
+
+
+def test_one_version_that_is_lost_everywhere_does_not_keep_the_others_behind() -> None:
+    systems = TwoSites()
+    lost = systems.keep(FILES, "paris")
+    systems.paris.flip(object_key(lost), BUCKET)
+    good = systems.keep({"flights.parquet": b"newer"}, "paris")
+    with pytest.raises(Corrupted, match=object_key(lost)):
+        replicate_versions(systems, "flights", "paris", "dublin")
+    assert read_version(systems.dublin, good) == {"flights.parquet": b"newer"}

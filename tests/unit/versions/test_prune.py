@@ -101,6 +101,8 @@ def test_whoever_cannot_be_asked_may_need_everything(systems: TwoSites) -> None:
         with pytest.raises(Unavailable):
             prune(systems, "me", lambda: NOW)
         silent.down = False
+    systems.register("somebody-elses", "1", None)
+    prune(systems, "me", lambda: NOW, dry_run=True)
     systems.register("arrival-delay", "1", None)
     with pytest.raises(Refused, match="does not say which data"):
         prune(systems, "me", lambda: NOW)
