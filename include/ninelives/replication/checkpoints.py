@@ -20,8 +20,9 @@ import rfc8785
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ninelives.errors import Corrupted, Refused
-from ninelives.ports import ObjectStore, Scalar
+from ninelives.ports import ObjectStore, Scalar, Systems
 from ninelives.replication.manifest import ManifestObject, Sha256
+from ninelives.replication.transfer import Delivery, Link, OnProgress, deliver
 
 CHECKPOINTS = "checkpoints"
 """The bucket."""
@@ -259,3 +260,84 @@ def streams(store: ObjectStore, prefixes: Iterable[str] = ("",)) -> list[str]:
 def newest(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     """The one with the highest step."""
     return max(checkpoints, key=lambda one: one.step, default=None)
+
+
+# --- copies ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StreamReplication:
+    """What one run did for one stream. Counts are files unless said otherwise."""
+
+    stream: str
+    source: str
+    target: str
+    checkpoints: int
+    """whole ones at the target now"""
+    newest: int | None
+    """step"""
+    brought: tuple[int, ...]
+    """Steps that became whole at the target in this run."""
+    half: tuple[int, ...]
+    """Steps left alone because the source has no manifest of them yet."""
+    copied: int
+    bytes: int
+    verified: int
+    repaired: int
+
+
+def replicate_stream(link: Link, stream: str, on_progress: OnProgress | None = None) -> StreamReplication:
+    """Bring every whole checkpoint to the target: its files, each read there, and then its manifest.
+
+    The newest whole checkpoint is read at the target in each run, because it is what a training resumes from.
+
+    :raises Refused: the sites mean different checkpoints by one step
+    :raises Corrupted: files are not what their manifests say; every sound checkpoint has been brought all the same
+    :raises Unavailable: a store does not answer; run again
+    """
+    ours, theirs = list_stream(link.source, stream), list_stream(link.target, stream)
+    there = {info.key: info.size for info in link.target.list(CHECKPOINTS, f"{stream}/step=")}
+    held = {one.step: one for one in theirs.whole}
+    latest = newest(ours.whole)
+    done, problems, brought = Delivery(), [why for step, why in ours.damaged if step not in held], []
+    for checkpoint in ours.whole:
+        copy = held.get(checkpoint.step)
+        if copy is not None and copy.files != checkpoint.files:
+            raise Refused(
+                f"replication of {stream} to {link.target.site}",
+                [f"it and {link.source.site} mean different files by step {checkpoint.step}: reconcile the sites"],
+            )
+        if copy is not None and checkpoint != latest:
+            continue
+        delivered = deliver(link, CHECKPOINTS, list(checkpoint.files.values()), there, on_progress)
+        done += delivered
+        if delivered.problem:
+            problems.append(f"checkpoint {checkpoint.step}: {delivered.problem}")
+        elif copy is None:
+            link.target.put(CHECKPOINTS, checkpoint.key, checkpoint.model_dump_json().encode())
+            brought.append(checkpoint.step)
+    if problems:
+        raise Corrupted(f"replication of {stream} {link.source.site} → {link.target.site}: {'; '.join(problems)}")
+    steps = {*held, *brought}
+    return StreamReplication(
+        stream,
+        link.source.site,
+        link.target.site,
+        len(steps),
+        max(steps, default=None),
+        tuple(brought),
+        ours.half,
+        done.copied,
+        done.bytes,
+        done.verified,
+        done.repaired,
+    )
+
+
+def replicate_checkpoints(
+    systems: Systems, models: Sequence[str], source: str, target: str, on_progress: OnProgress | None = None
+) -> list[StreamReplication]:
+    """Every stream that is named after one of ``models`` or nested below it, between two sites of an estate."""
+    at_source, at_target = (systems.connections.get(f"ninelives_{site}_store") for site in (source, target))
+    link = Link(systems.store(source), systems.store(target), systems.copier(), at_source, at_target)
+    return [replicate_stream(link, stream, on_progress) for stream in (streams(link.source, models) if models else ())]

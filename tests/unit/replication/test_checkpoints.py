@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.replication.memory import Fuse, Killed, MemoryStore
+from unit.replication.memory import Fuse, Killed, MemoryStore, Pair
 
 from ninelives.errors import Corrupted, Refused
 from ninelives.replication.checkpoints import (
     CHECKPOINTS,
+    StreamReplication,
     list_stream,
     manifest_key,
     newest,
     read_checkpoint,
+    replicate_stream,
     streams,
     whole_checkpoints,
     write_checkpoint,
@@ -139,3 +142,77 @@ def test_names_that_are_no_keys_are_refused_before_anything_is_written(stream: s
     with pytest.raises(ValueError, match=r"name|no files"):
         write_checkpoint(store, stream, 1, files)
     assert CHECKPOINTS not in store.buckets
+
+
+# --- copies
+
+
+def replicate(pair: Pair, stream: str = "run") -> StreamReplication:
+    return replicate_stream(pair.link, stream)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 14)), max_size=8))
+def test_writer_and_copier_killed_anywhere_no_half_checkpoint_is_whole_at_the_target(
+    kills: list[tuple[bool, int]],
+) -> None:
+    pair = Pair()
+    finished: dict[int, dict[str, bytes]] = {}
+    for number, (writing, steps) in enumerate(kills):
+        pair.fuse.steps = steps
+        with suppress(Killed):
+            if writing:
+                files = {name: data + bytes([number]) for name, data in FILES.items()}
+                write_checkpoint(pair.paris, "run", number, files)
+                finished[number] = files
+            else:
+                replicate(pair)
+        pair.fuse.steps = None
+        for checkpoint in whole_checkpoints(pair.dublin, "run"):
+            assert read_checkpoint(pair.dublin, "run", checkpoint.step)[1] == finished[checkpoint.step]
+    replicate(pair)
+    assert {one.step for one in whole_checkpoints(pair.dublin, "run")} == set(finished)
+    assert whole_checkpoints(pair.dublin, "run") == whole_checkpoints(pair.paris, "run")
+
+
+def test_only_whole_checkpoints_are_copied_and_a_further_run_brings_the_next() -> None:
+    pair = Pair()
+    write_checkpoint(pair.paris, "run", 1, FILES)
+    pair.fuse.steps = 2
+    with suppress(Killed):
+        write_checkpoint(pair.paris, "run", 2, FILES)
+    pair.fuse.steps = None
+    result = replicate(pair)
+    assert (result.brought, result.half, result.newest, result.verified) == ((1,), (2,), 1, len(FILES))
+    assert not any("step=000000000002" in key for key in pair.dublin.objects(CHECKPOINTS))
+    write_checkpoint(pair.paris, "run", 2, FILES)
+    assert replicate(pair).brought == (2,)
+    assert replicate(pair).brought == ()
+
+
+def test_the_newest_copy_is_read_again_and_repaired() -> None:
+    pair = Pair()
+    written = write_checkpoint(pair.paris, "run", 1, FILES)
+    replicate(pair)
+    pair.dublin.flip(written.files["shard-2.bin"].key, CHECKPOINTS)
+    assert replicate(pair).repaired == 1
+    assert read_checkpoint(pair.dublin, "run", 1)[1] == FILES
+
+
+def test_a_damaged_file_at_the_source_keeps_only_its_own_checkpoint_back() -> None:
+    pair = Pair()
+    bad = write_checkpoint(pair.paris, "run", 1, FILES)
+    write_checkpoint(pair.paris, "run", 2, FILES)
+    pair.paris.flip(bad.files["shard-2.bin"].key, CHECKPOINTS)
+    with pytest.raises(Corrupted, match=r"checkpoint 1: .*shard-2\.bin"):
+        replicate(pair)
+    assert [one.step for one in whole_checkpoints(pair.dublin, "run")] == [2]
+
+
+def test_two_trainings_that_went_different_ways_are_not_mixed() -> None:
+    pair = Pair()
+    write_checkpoint(pair.paris, "run", 1, FILES)
+    write_checkpoint(pair.dublin, "run", 1, {"other.bin": b"x"})
+    with pytest.raises(Refused, match="different files by step 1"):
+        replicate(pair)
+    assert read_checkpoint(pair.dublin, "run", 1)[1] == {"other.bin": b"x"}
