@@ -390,19 +390,35 @@ def test_the_command_line_replicates_and_judges_the_lag(paris: Site, dublin: Sit
     code, status = ninelives("status")
     assert code == 3
     assert status[0]["verdict"] == "unknown"  # type: ignore[index]
-    code, report = ninelives("run", "--no-record")
+    code, report = ninelives("run", "--no-record", "--from", "paris", "--to", "dublin")
     assert code == 0, report
     assert report["results"][0]["copied"] == 5  # type: ignore[index, call-overload]
-    code, status = ninelives("status")
+    assert report["results"][0]["status"]["verdict"] == "met"  # type: ignore[index, call-overload]
+    code, status = ninelives("status", "flights", "--to", "dublin")
     assert (code, status[0]["verdict"], status[0]["lag_seconds"]) == (0, "met", 0.0)  # type: ignore[index]
+    assert status[0]["proof"] == "met"  # type: ignore[index]
+
+    paris.flip("flights/day=0002/part-0.parquet")
+    code, report = ninelives("verify", "--no-record", "--no-repair")
+    assert code == 1
+    code, report = ninelives("verify", "flights", "--no-record")
+    assert code == 0, report
+    (finding,) = report["results"][0]["findings"]  # type: ignore[index, call-overload]
+    assert (finding["site"], finding["what"], finding["outcome"]) == ("paris", "damaged", "repaired")
+    assert paris.objects() == dublin.objects()
+
     ack = {"seq": 0, "dataset": "flights", "key": "flights/lost", "size": 1, "sha256": "0" * 64, "site": "paris"}
     ack |= {"acked_at": datetime(2020, 1, 1, tzinfo=UTC).isoformat(), "monotonic_ns": 0}
     (home / "feed").mkdir()
     (home / "feed" / "acks.jsonl").write_text(json.dumps(ack) + "\n")
     code, status = ninelives("status")
     assert (code, status[0]["verdict"]) == (3, "missed")  # type: ignore[index]
-    assert ninelives("run", "nothing")[0] == 2
+    code, report = ninelives("run", "flights", "--no-record", "--shard", "1/1")
+    assert code == 3
+    assert "the RPO is 900 s" in report["breaches"][0]  # type: ignore[index, call-overload]
+    for wrong in (("run", "nothing"), ("run", "--to", "nowhere"), ("run", "--shard", "3/2")):
+        assert ninelives(*wrong)[0] == 2
     paris.kill()
-    code, report = ninelives("run", "--no-record")
+    code, report = ninelives("run", "flights", "--no-record")
     assert code == 1
     assert "Unavailable" in report["failures"][0]  # type: ignore[index, call-overload]

@@ -16,20 +16,35 @@ if TYPE_CHECKING:
 
     from ninelives.adapters.connected import ConnectedEstate
     from ninelives.estate import Dataset
+    from ninelives.replication.replicate import Shard
     from ninelives.replication.transfer import OnProgress
 
 app = typer.Typer(no_args_is_help=True)
 
 
+Source = Annotated[str | None, typer.Option("--from", help="Site to copy from; by default the primary.")]
+Target = Annotated[str | None, typer.Option("--to", help="Site to copy to; by default every other one.")]
+Record = Annotated[bool, typer.Option(help="Leave evidence in the ledger.")]
+
+
 @app.command()
 def run(
     dataset: Annotated[str | None, typer.Argument(help="By default all, and the artefacts.")] = None,
-    source: Annotated[str | None, typer.Option("--from", help="Site to copy from; by default the primary.")] = None,
-    target: Annotated[str | None, typer.Option("--to", help="Site to copy to; by default every other one.")] = None,
-    record: Annotated[bool, typer.Option(help="Leave evidence in the ledger.")] = True,
+    source: Source = None,
+    target: Target = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only shard K of N, as K/N; the last one to finish writes the manifest.")
+    ] = None,
+    max_shrink: Annotated[
+        float, typer.Option(min=0, max=1, help="Refuse a source that lost more than this share of its objects.")
+    ] = 0.1,
+    record: Record = True,
     as_json: AsJson = False,
 ) -> None:
-    """Copy datasets and the models trained on them, and verify them at the target."""
+    """Copy datasets and the models trained on them, and verify them at the target.
+
+    Exit code 1 when a copy failed, 3 when one is further behind than its RPO.
+    """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ninelives.adapters.connected import ConnectedEstate
@@ -37,43 +52,113 @@ def run(
 
     connected = ConnectedEstate.of_home(Home.from_environment())
     chosen = _chosen(connected, dataset)
+    only = _shard(shard)
     results: list[dict[str, Any]] = []
     failures: list[str] = []
+    breaches: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=as_json) as progress:
         pairs = [(one, *pair) for one in chosen for pair in _pairs(connected, one, source, target)]
         for one, here, there in pairs:
             try:
-                results += _replicate(connected, one, here, there, progress, record)
+                results += _replicate(connected, one, here, there, progress, record, only, max_shrink, breaches)
             except NinelivesError as error:  # one copy that fails does not keep the others behind
-                failures.append(f"{one.name} {here} → {there}: {type(error).__name__}: {error}")
+                failures.append(_failure(f"{one.name} {here} → {there}", error))
         for here, there in dict.fromkeys((here, there) for _, here, there in pairs) if dataset is None else ():
             try:
                 results.append(_replicate_registry(connected, here, there, progress, record))
             except NinelivesError as error:
-                failures.append(f"artefacts {here} → {there}: {type(error).__name__}: {error}")
-    emit({"results": results, "failures": failures}, as_json=as_json, text=lambda: _results_table(results))
-    for failure in failures:
-        errors.print(failure, style="red", markup=False)
-    if failures:
-        raise typer.Exit(ExitCode.ERROR)
+                failures.append(_failure(f"artefacts {here} → {there}", error))
+    document = {"results": results, "failures": failures, "breaches": breaches}
+    emit(document, as_json=as_json, text=lambda: _results_table(results))
+    _end(failures, breaches)
 
 
 @app.command()
-def status(as_json: AsJson = False) -> None:
+def verify(
+    dataset: Annotated[str | None, typer.Argument(help="By default all.")] = None,
+    source: Source = None,
+    target: Target = None,
+    repair: Annotated[bool, typer.Option(help="Repair what one site has right; otherwise only name it.")] = True,
+    record: Record = True,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte at both sites, and repair what is not as recorded from the site that has it right.
+
+    Exit code 0 when everything is right now, 1 when something is not.
+    """
+    from ninelives.adapters.connected import ConnectedEstate
+    from ninelives.home import Home
+    from ninelives.replication.verify import record_verification, verify_dataset
+
+    connected = ConnectedEstate.of_home(Home.from_environment())
+    results: list[dict[str, Any]] = []
+    failures: list[str] = []
+    for one in _chosen(connected, dataset):
+        for here, there in _pairs(connected, one, source, target):
+            try:
+                result = verify_dataset(connected, one.name, here, there, repair=repair)
+                results.append({**asdict(result), "sound": result.sound})
+                if record:
+                    record_verification(connected.ledger(), result)
+            except NinelivesError as error:
+                failures.append(_failure(f"{one.name} {here} ↔ {there}", error))
+    emit({"results": results, "failures": failures}, as_json=as_json, text=lambda: _findings_table(results))
+    unsound = [
+        f"{one['dataset']} {one['source']} ↔ {one['target']} is not right" for one in results if not one["sound"]
+    ]
+    _end(failures + unsound, [])
+
+
+@app.command()
+def status(
+    dataset: Annotated[str | None, typer.Argument(help="By default all.")] = None,
+    target: Annotated[str | None, typer.Option("--to", help="Only the copy at this site.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show how far each copy is behind; exit code 3 when one misses its RPO or cannot be judged."""
     from datetime import UTC, datetime
 
     from ninelives.adapters.connected import ConnectedEstate
     from ninelives.home import Home
-    from ninelives.replication.status import replication_status
+    from ninelives.replication.status import copy_status
 
+    connected, now = ConnectedEstate.of_home(Home.from_environment()), datetime.now(UTC)
     found = [
-        asdict(one) for one in replication_status(ConnectedEstate.of_home(Home.from_environment()), datetime.now(UTC))
+        copy_status(connected, one, there, now)
+        for one in _chosen(connected, dataset)
+        for _, there in _pairs(connected, one, None, target)
     ]
-    emit(found, as_json=as_json, text=lambda: _status_table(found))
-    if any(one["verdict"] != "met" for one in found):
+    documents = [asdict(one) for one in found]
+    emit(documents, as_json=as_json, text=lambda: _status_table(documents))
+    if not all(one.met for one in found):
         raise typer.Exit(ExitCode.MISSED)
+
+
+def _failure(what: str, error: NinelivesError) -> str:
+    return f"{what}: {type(error).__name__}: {'; '.join((str(error), *getattr(error, '__notes__', ())))}"
+
+
+def _end(failures: list[str], breaches: list[str]) -> None:
+    """Say what went wrong, and leave with the exit code for it."""
+    for problem in (*failures, *breaches):
+        errors.print(problem, style="red", markup=False)
+    if failures:
+        raise typer.Exit(ExitCode.ERROR)
+    if breaches:
+        raise typer.Exit(ExitCode.MISSED)
+
+
+def _shard(text: str | None) -> Shard | None:
+    from ninelives.replication.replicate import Shard
+
+    if text is None:
+        return None
+    number, _, of = text.partition("/")
+    try:
+        return Shard(int(number), int(of))
+    except ValueError as error:
+        raise typer.BadParameter(f"--shard is K/N with K from 1 to N, not {text}") from error
 
 
 def _chosen(connected: ConnectedEstate, name: str | None) -> list[Dataset]:
@@ -87,28 +172,48 @@ def _pairs(
     connected: ConnectedEstate, dataset: Dataset, source: str | None, target: str | None
 ) -> list[tuple[str, str]]:
     sites = (dataset.primary, *dataset.copies)
+    # Any two sites of the estate may be named; unnamed, a copy is only made where it is declared.
     for site in (source, target):
-        if site is not None and site not in sites:
-            raise typer.BadParameter(f"{dataset.name} is not kept at {site}; its sites are {', '.join(sites)}")
+        if site is not None and site not in connected.estate.site_names:
+            raise typer.BadParameter(f"the estate has no site {site}; it has {', '.join(connected.estate.site_names)}")
     here = source or dataset.primary
     if here == target:
         raise typer.BadParameter(f"--from and --to are both {here}")
-    return [(here, there) for there in sites if there != here and target in (None, there)]
+    return [(here, target)] if target else [(here, there) for there in sites if there != here]
 
 
 def _replicate(
-    connected: ConnectedEstate, dataset: Dataset, here: str, there: str, progress: Progress, record: bool
+    connected: ConnectedEstate,
+    dataset: Dataset,
+    here: str,
+    there: str,
+    progress: Progress,
+    record: bool,
+    only: Shard | None,
+    max_shrink: float,
+    breaches: list[str],
 ) -> list[dict[str, Any]]:
-    from ninelives.replication.replicate import record_replication, replicate_dataset, replicate_releases
+    from ninelives.replication.checkpoints import replicate_checkpoints
+    from ninelives.replication.replicate import Shard, replicate_releases, utc_now
+    from ninelives.replication.run import replicate_and_record
 
-    result = replicate_dataset(
-        connected, dataset.name, here, there, _shown(progress, f"{dataset.name} {here} → {there}")
-    )
-    models = [model.name for model in connected.estate.models if model.trained_on == dataset.name]
-    releases = replicate_releases(connected, models, here, there, _shown(progress, f"models {here} → {there}"))
-    if record:
-        record_replication(connected.ledger(), result)
-    return [asdict(result), *(asdict(one) for one in releases)]
+    shown = _shown(progress, f"{dataset.name} {here} → {there}")
+    results: list[dict[str, Any]] = []
+    shards = [only] if only else [Shard(number, dataset.shards) for number in range(1, dataset.shards + 1)]
+    since = None if only else utc_now()
+    for shard in shards:
+        done = replicate_and_record(
+            connected, dataset.name, here, there, shown, shard=shard, since=since, record=record, max_shrink=max_shrink
+        )
+        results.append({**asdict(done.result), "status": asdict(done.status) if done.status else None})
+        if done.status and (breach := done.status.breach()):
+            breaches.append(breach)
+    if only is None or only.number == 1:
+        models = [model.name for model in connected.estate.models if model.trained_on == dataset.name]
+        shown = _shown(progress, f"models {here} → {there}")
+        results += [asdict(one) for one in replicate_releases(connected, models, here, there, shown)]
+        results += [asdict(one) for one in replicate_checkpoints(connected, models, here, there, shown)]
+    return results
 
 
 def _replicate_registry(
@@ -132,20 +237,36 @@ def _results_table(results: list[dict[str, Any]]) -> Table:
 
     table = Table("what", "from", "to", "copied", "verified", "repaired", "now there")
     for one in results:
-        now = f"release {one['version'] or '-'}" if "model" in one else f"{one['objects']} objects"
-        what = one.get("model") or one["dataset"]
-        table.add_row(
-            what, one["source"], one["target"], *(str(one[key]) for key in ("copied", "verified", "repaired")), now
-        )
+        what, now = one.get("dataset"), f"{one.get('objects')} objects"
+        if "model" in one:
+            what, now = one["model"], f"release {one['version'] or '-'}"
+        elif "stream" in one:
+            what, now = one["stream"], f"{one['checkpoints']} checkpoints, the newest {one['newest']}"
+        counts = (str(one[key]) for key in ("copied", "verified", "repaired"))
+        table.add_row(what, one["source"], one["target"], *counts, now)
+    return table
+
+
+def _findings_table(results: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table("dataset", "site", "what", "key", "outcome")
+    for one in results:
+        for finding in one["findings"]:
+            table.add_row(one["dataset"], *(finding[key] for key in ("site", "what", "key", "outcome")))
+        read = f"{one['objects']} objects, {one['bytes']} bytes read in {one['seconds']:.1f} s"
+        table.add_row(one["dataset"], f"{one['source']} ↔ {one['target']}", "right" if one["sound"] else "wrong", read)
     return table
 
 
 def _status_table(found: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
-    table = Table("dataset", "copy", "behind", "RPO", "verdict", "")
+    table = Table("dataset", "copy", "behind", "RPO", "verdict", "every byte read since", "")
     for one in found:
         lag = "?" if one["lag_seconds"] is None else f"{one['lag_seconds']:.0f} s"
         problem = one["problem"] or ""
-        table.add_row(one["dataset"], one["site"], lag, f"{one['rpo_seconds']:.0f} s", one["verdict"], problem)
+        since = f"{one['verified_since']:%Y-%m-%d %H:%M}" if one["verified_since"] else "?"
+        rpo = f"{one['rpo_seconds']:.0f} s"
+        table.add_row(one["dataset"], one["site"], lag, rpo, one["verdict"], f"{since} ({one['proof']})", problem)
     return table

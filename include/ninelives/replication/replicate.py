@@ -564,6 +564,21 @@ def _read_part(target: ObjectStore, dataset: str, shard: Shard) -> Manifest:
         raise Corrupted(f"what shard {shard} of {dataset} proved at {target.site} is damaged; run it again") from error
 
 
+def proven_parts(target: ObjectStore, dataset: str, shards: int, since: datetime | None = None) -> bool:
+    """Whether every shard has proven its part at the target, at ``since`` or later.
+
+    :raises Unavailable: the store does not answer
+    """
+    for number in range(1, shards + 1):
+        try:
+            part = _read_part(target, dataset, Shard(number, shards))
+        except (Refused, Corrupted):
+            return False  # its own run has said so, or is not done yet
+        if since is not None and part.created_at < since:
+            return False
+    return True
+
+
 def oldest(instants: Sequence[datetime | None]) -> datetime | None:
     """``None`` (unknown) as soon as one is."""
     known = [one for one in instants if one is not None]
@@ -725,12 +740,11 @@ def replicate_dataset(
 
 
 def complete_dataset(
-    systems: Systems, dataset: str, source: str, target: str, *, max_shrink: float = MAX_SHRINK
+    systems: Systems, dataset: str, source: str, target: str, shards: int, *, max_shrink: float = MAX_SHRINK
 ) -> ReplicationResult:
-    """``complete`` between two sites of a connected estate, once all declared shards are replicated."""
-    declared = systems.estate.dataset_by_name[dataset]
-    policy = replace(Policy.of(declared), max_shrink=max_shrink)
-    return complete(dataset, declared.shards, *_ends(systems, source, target), policy=policy)
+    """``complete`` between two sites of a connected estate, once all shards are replicated."""
+    policy = replace(Policy.of(systems.estate.dataset_by_name[dataset]), max_shrink=max_shrink)
+    return complete(dataset, shards, *_ends(systems, source, target), policy=policy)
 
 
 def replicate_releases(

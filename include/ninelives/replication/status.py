@@ -8,17 +8,21 @@ from typing import Literal
 
 from ninelives.errors import Corrupted, NinelivesError, Unavailable
 from ninelives.estate import Dataset
-from ninelives.ports import Systems
+from ninelives.ports import ObjectStore, Systems
 from ninelives.replication.acks import JOURNAL, read_acks
 from ninelives.replication.lag import listing_lag, replication_lag
 from ninelives.replication.manifest import BUCKET, read_manifest
+from ninelives.replication.proof import read_rotation
+from ninelives.replication.replicate import Shard, oldest
+
+Verdict = Literal["met", "missed", "unknown"]
 
 
 @dataclass(frozen=True)
 class CopyStatus:
     dataset: str
     site: str
-    verdict: Literal["met", "missed", "unknown"]
+    verdict: Verdict
     lag_seconds: float | None
     rpo_seconds: float
     objects: int | None
@@ -26,6 +30,26 @@ class CopyStatus:
     """Writes before this are at the copy."""
     fingerprint: str | None
     problem: str | None = None
+    proof: Verdict = "unknown"
+    """Whether every byte was read again within the declared time; unknown until the first rotation is done."""
+    verified_since: datetime | None = None
+
+    @property
+    def met(self) -> bool:
+        return self.verdict == "met" and self.proof != "missed"
+
+    def breach(self) -> str | None:
+        """Why the copy is not what was promised, in one sentence."""
+        if self.verdict == "missed":
+            return (
+                f"the copy of {self.dataset} at {self.site} is {self.lag_seconds:.0f} s behind the oldest write it has "
+                f"not, and the RPO is {self.rpo_seconds:.0f} s"
+            )
+        if self.proof == "missed":
+            return (
+                f"objects of {self.dataset} at {self.site} were last read before {self.verified_since:%Y-%m-%d %H:%M}"
+            )
+        return None
 
 
 def replication_status(systems: Systems, now: datetime) -> list[CopyStatus]:
@@ -41,6 +65,7 @@ def copy_status(systems: Systems, dataset: Dataset, site: str, now: datetime) ->
     rpo = dataset.rpo.total_seconds()
     try:
         manifest = read_manifest(systems.store(site), dataset.name)
+        since = verified_since(systems.store(site), dataset)
         acks = [ack for ack in read_acks(systems.home.feed / JOURNAL) if ack.dataset == dataset.name]
         if acks:
             lag = replication_lag(acks, manifest, now)
@@ -51,10 +76,29 @@ def copy_status(systems: Systems, dataset: Dataset, site: str, now: datetime) ->
     if manifest is None:
         # A copy that was never made is not up to date, however young the data is.
         return CopyStatus(dataset.name, site, "unknown", lag, rpo, None, None, None, "never replicated")
-    verdict: Literal["met", "missed", "unknown"] = "unknown" if lag is None else "met" if lag <= rpo else "missed"
+    verdict: Verdict = "unknown" if lag is None else "met" if lag <= rpo else "missed"
+    proof: Verdict = "unknown" if since is None else "met" if now - since <= dataset.verify_within else "missed"
     return CopyStatus(
-        dataset.name, site, verdict, lag, rpo, len(manifest.objects), manifest.created_at, manifest.fingerprint
+        dataset.name,
+        site,
+        verdict,
+        lag,
+        rpo,
+        len(manifest.objects),
+        manifest.created_at,
+        manifest.fingerprint,
+        proof=proof,
+        verified_since=since,
     )
+
+
+def verified_since(store: ObjectStore, dataset: Dataset) -> datetime | None:
+    """Every byte of the copy was read later than this; ``None`` where that is not known.
+
+    :raises Unavailable: the store does not answer
+    """
+    shards = (Shard(number, dataset.shards) for number in range(1, dataset.shards + 1))
+    return oldest([read_rotation(store, dataset.name, BUCKET, shard.part).verified_since for shard in shards])
 
 
 def _problem(error: NinelivesError) -> str:

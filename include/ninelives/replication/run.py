@@ -1,0 +1,107 @@
+"""One copy of one dataset, from plan to evidence: what the DAG and the command line both do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ninelives.errors import NinelivesError, Refused
+from ninelives.ports import Systems
+from ninelives.replication.replicate import (
+    MAX_SHRINK,
+    WHOLE,
+    ReplicationResult,
+    Shard,
+    complete_dataset,
+    proven_parts,
+    replicate_dataset,
+    utc_now,
+)
+from ninelives.replication.status import CopyStatus, copy_status
+from ninelives.replication.transfer import OnProgress
+
+
+@dataclass(frozen=True)
+class Outcome:
+    result: ReplicationResult
+    status: CopyStatus | None
+    """How far the copy is behind now; ``None`` while other shards are still to come."""
+    evidence: int | None
+
+
+def replicate_and_record(
+    systems: Systems,
+    dataset: str,
+    source: str,
+    target: str,
+    on_progress: OnProgress | None = None,
+    *,
+    shard: Shard = WHOLE,
+    since: datetime | None = None,
+    record: bool = True,
+    max_shrink: float = MAX_SHRINK,
+) -> Outcome:
+    """Replicate a shard, write the manifests if it was the last one, and leave evidence with the lag in any case.
+
+    :param since: parts that other shards proved before this do not count: they are of an earlier run
+    :raises NinelivesError: as ``replicate`` does; the evidence then says why
+    """
+    ends = (systems, dataset, source, target)
+    try:
+        result = replicate_dataset(*ends, on_progress, shard=shard, max_shrink=max_shrink)
+        last = shard == WHOLE
+        if not last and proven_parts(systems.store(target), dataset, shard.of, since):
+            result, last = complete_dataset(*ends, shard.of, max_shrink=max_shrink), True
+    except NinelivesError as error:
+        if record:
+            reason = f"{type(error).__name__}: {error}"
+            _record(*ends, {"shard": str(shard), "failed": reason}, copy_of(systems, dataset, target), error)
+        raise
+    status = copy_of(systems, dataset, target) if last else None
+    evidence = _record(*ends, result.facts(), status) if record else None
+    return Outcome(result, status, evidence)
+
+
+def copy_of(systems: Systems, dataset: str, site: str) -> CopyStatus:
+    """How far this copy is behind now."""
+    return copy_status(systems, systems.estate.dataset_by_name[dataset], site, utc_now())
+
+
+def refuse_breaches(copies: Sequence[CopyStatus]) -> None:
+    """:raises Refused: a copy is further behind than its RPO, or was not read within its time"""
+    if breaches := [breach for one in copies if (breach := one.breach())]:
+        raise Refused("the copies as they are", breaches)
+
+
+def _record(
+    systems: Systems,
+    dataset: str,
+    source: str,
+    target: str,
+    facts: Mapping[str, object],
+    status: CopyStatus | None,
+    error: NinelivesError | None = None,
+) -> int | None:
+    """The number of the evidence. Where the ledger fails too, the error that came first is the one to raise."""
+    lag = (
+        {
+            "lag": {
+                "seconds": status.lag_seconds,
+                "rpo_seconds": status.rpo_seconds,
+                "verdict": status.verdict,
+                "proof": status.proof,
+                "problem": status.problem,
+            }
+        }
+        if status
+        else {}
+    )
+    ends = {"dataset": dataset, "source": source, "target": target}
+    try:
+        return systems.ledger().append("replication", f"{dataset}@{target}", {**ends, **facts, **lag}).seq
+    except NinelivesError as second:
+        if error is None:
+            raise
+        error.add_note(f"and it left no evidence: {second}")
+        return None
