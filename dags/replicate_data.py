@@ -1,27 +1,31 @@
 """
 # Replicate data
 
-Keep a verified copy of every dataset, release and registry artefact at the standby, and a fresh verdict of the gate on
-each copy, so that a failover need not wait for one.
+Keep a verified copy of every dataset, release, checkpoint, data version and registry artefact at the standby, and a
+fresh verdict of the gate on each copy, so that a failover need not wait for one.
 
 - **Runs** three times within the shortest RPO, and whenever a release was published.
+- **Shares** a large dataset among as many tasks as it declares `shards`; the last to finish writes the manifest.
 - **Proves** each new object by reading it back at the target; the manifest is written last; old objects are read again
-  in turn. Deletes nothing.
-- **Refuses** a source that suddenly shrank.
+  in turn, every byte within `verify_within`. What is damaged at one site is repaired from the other, and recorded.
+- **Refuses** a source that suddenly shrank. Deletes nothing: what was deleted at the source is brought back, or moves
+  to a dated trash where the dataset says `deletions: follow`.
+- **Fails** in `judge_lag` when a copy is further behind than its RPO.
 - **On failure** the copy stays as it was and the lag grows: `ninelives replicate status` compares it with the RPO.
 """
 
 import pendulum
-from airflow.sdk import DAG, AssetOrTimeSchedule, DeltaTriggerTimetable
+from airflow.sdk import DAG, AssetOrTimeSchedule, DeltaTriggerTimetable, TriggerRule
 
 from ninelives_airflow.assets import RELEASE
 from ninelives_airflow.defaults import DEFAULT_ARGS, Tag, replication_interval
 from ninelives_airflow.operators.gate import QualityGateOperator
 from ninelives_airflow.operators.replication import (
+    JudgeLagOperator,
     ListCopiesOperator,
     PlanReplicationOperator,
     ReplicateDatasetOperator,
-    ReplicateReleasesOperator,
+    ReplicateModelsOperator,
 )
 
 with DAG(
@@ -36,8 +40,9 @@ with DAG(
 ):
     plan_replication = PlanReplicationOperator(task_id="plan_replication")
     link = plan_replication.output
-    replicate_releases = ReplicateReleasesOperator.partial(task_id="replicate_releases").expand(link=link)
+    replicate_models = ReplicateModelsOperator.partial(task_id="replicate_models").expand(link=link)
     replicate_dataset = ReplicateDatasetOperator.partial(task_id="replicate_dataset").expand(link=link)
+    judge_lag = JudgeLagOperator(task_id="judge_lag", trigger_rule=TriggerRule.ALL_DONE)
     list_copies = ListCopiesOperator(task_id="list_copies")
     check_quality = QualityGateOperator.partial(task_id="check_quality").expand_kwargs(list_copies.output)
-    replicate_dataset >> list_copies
+    replicate_dataset >> [judge_lag, list_copies]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ninelives_airflow.operators.base import EstateOperator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.sdk import Context
 
     from ninelives.ports import CopyProgress
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PlanReplicationOperator(EstateOperator):
-    """List what is to be copied, ``dataset``, ``source`` and ``target``, between sites that are open.
+    """List what is to be copied, ``dataset``, ``source``, ``target`` and ``shard``, between sites that are open.
 
     The source is the dataset's primary, or its first open copy while the primary is closed.
     """
@@ -24,9 +26,11 @@ class PlanReplicationOperator(EstateOperator):
     def act(self, systems: EstateHook, context: Context) -> list[dict[str, Any]]:
         copies = open_copies(systems)
         return [
-            {"dataset": dataset, "source": sites[0], "target": target}
+            {"dataset": dataset, "source": sites[0], "target": target, "shard": f"{number}/{shards}"}
             for dataset, sites in copies.items()
             for target in sites[1:]
+            for shards in (systems.estate.dataset_by_name[dataset].shards,)
+            for number in range(1, shards + 1)
         ]
 
 
@@ -49,7 +53,7 @@ def open_copies(systems: EstateHook) -> dict[str, list[str]]:
 class LinkOperator(EstateOperator):
     """One copy of one dataset.
 
-    :param link: dataset, source and target, as planned
+    :param link: dataset, source, target and shard, as planned
     """
 
     template_fields = ("link",)
@@ -59,6 +63,26 @@ class LinkOperator(EstateOperator):
         self.link = link
         self._told = 0.0
 
+    @property
+    def ends(self) -> tuple[str, str, str]:
+        return self.link["dataset"], self.link["source"], self.link["target"]
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        number, _, of = str(self.link.get("shard", "1/1")).partition("/")
+        return int(number), int(of)
+
+    def only_with_the_first_shard(self) -> None:
+        """What belongs to the whole copy is done once."""
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        if self.shard[0] != 1:
+            raise AirflowSkipException(f"the task of shard 1/{self.shard[1]} does this")
+
+    def models(self, systems: EstateHook) -> list[str]:
+        """Trained on the dataset."""
+        return [model.name for model in systems.estate.models if model.trained_on == self.link["dataset"]]
+
     def tell(self, progress: CopyProgress) -> None:
         """Progress in the task's log, at most every five seconds."""
         if time.monotonic() - self._told >= 5:
@@ -67,36 +91,102 @@ class LinkOperator(EstateOperator):
             self.log.info("%s objects, %s of %s bytes%s", progress.objects, progress.bytes, progress.total_bytes, left)
 
 
-class ReplicateReleasesOperator(LinkOperator):
-    """Copy the releases of the models trained on a dataset, and the registry's artefacts behind them."""
+class ReplicateModelsOperator(LinkOperator):
+    """Copy what belongs to the models trained on a dataset: releases, registry artefacts, checkpoints, data versions.
+
+    One task for all four, because each is little work and a task costs seconds. One that fails keeps none of the others
+    back. Half-written checkpoints are left alone; an old data version is read again at both sites.
+    """
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.replication.checkpoints import replicate_checkpoints
         from ninelives.replication.replicate import replicate_registry, replicate_releases
+        from ninelives.versions.replicate import replicate_versions
 
-        source, target = self.link["source"], self.link["target"]
-        models = [model.name for model in systems.estate.models if model.trained_on == self.link["dataset"]]
-        releases = replicate_releases(systems, models, source, target, self.tell)
-        registry = replicate_registry(systems, source, target, self.tell)
-        return {
-            "releases": {release.model: release.version for release in releases},
-            "registry_objects": registry.objects,
-            "registry_copied": registry.copied,
-        }
+        self.only_with_the_first_shard()
+        _, source, target = self.ends
+        models = self.models(systems)
+
+        def releases() -> dict[str, Any]:
+            done = replicate_releases(systems, models, source, target, self.tell)
+            return {one.model: {"version": one.version, "copied": one.copied} for one in done}
+
+        def artefacts() -> dict[str, Any]:
+            return {"copied": replicate_registry(systems, source, target, self.tell).copied}
+
+        def checkpoints() -> dict[str, Any]:
+            done = replicate_checkpoints(systems, models, source, target, self.tell)
+            return {one.stream: {"newest": one.newest, "brought": list(one.brought)} for one in done}
+
+        def versions() -> dict[str, Any]:
+            return replicate_versions(systems, *self.ends, self.tell)
+
+        return every_one(releases, artefacts, checkpoints, versions)
 
 
 class ReplicateDatasetOperator(LinkOperator):
-    """Copy what a target lacks, read every new object back there and hash it, and leave evidence with the lag."""
+    """Copy what a target lacks, read every new object back there and hash it, and leave evidence with the lag.
+
+    Of several shards the last one to finish writes the manifests.
+    """
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.evidence.anchor import anchor
-        from ninelives.replication.replicate import record_replication, replicate_dataset
+        from ninelives.replication.replicate import Shard
+        from ninelives.replication.run import replicate_and_record
 
-        ledger = systems.ledger()
-        done = replicate_dataset(systems, self.link["dataset"], self.link["source"], self.link["target"], self.tell)
-        record = record_replication(ledger, done)
-        closed = systems.gateway().state().closed_sites
-        anchor(ledger, {site: store for site, store in systems.stores().items() if site not in closed})
-        summary = asdict(done)
-        return {key: summary[key] for key in ("objects", "copied", "verified", "repaired", "lag_seconds")} | {
-            "evidence": record.seq
+        shard, since = Shard(*self.shard), context["dag_run"].start_date
+        done = replicate_and_record(systems, *self.ends, self.tell, shard=shard, since=since)
+        for finding in done.result.findings:
+            self.log.warning("%s at %s was %s: %s", finding.key, finding.site, finding.what, finding.outcome)
+        anchor_everywhere(systems)
+        summary = asdict(done.result)
+        return {key: summary[key] for key in ("objects", "copied", "verified", "repaired", "trashed")} | {
+            "evidence": done.evidence
         }
+
+
+class JudgeLagOperator(EstateOperator):
+    """Fail where an open copy is further behind than its RPO, or was not read within its declared time."""
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.replication.run import copy_of, refuse_breaches
+
+        copies = [
+            copy_of(systems, dataset, site) for dataset, sites in open_copies(systems).items() for site in sites[1:]
+        ]
+        refuse_breaches(copies)
+        return {
+            f"{one.dataset}@{one.site}": {"lag_seconds": one.lag_seconds, "verdict": one.verdict, "proof": one.proof}
+            for one in copies
+        }
+
+
+def every_one(*steps: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What each step returns, by its name. All are tried; then the error most worth a retry is raised, naming the rest.
+
+    :raises NinelivesError: at least one step failed
+    """
+    from ninelives.errors import NinelivesError, Unavailable
+
+    done: dict[str, Any] = {}
+    errors: list[NinelivesError] = []
+    for step in steps:
+        try:
+            done[step.__name__] = step()
+        except NinelivesError as error:
+            errors.append(error)
+    if errors:
+        first = next((error for error in errors if isinstance(error, Unavailable)), errors[0])
+        for other in errors:
+            if other is not first:
+                first.add_note(f"and {type(other).__name__}: {other}")
+        raise first
+    return done
+
+
+def anchor_everywhere(systems: EstateHook) -> None:
+    """The ledger's head into the store of every open site."""
+    from ninelives.evidence.anchor import anchor
+
+    closed = systems.gateway().state().closed_sites
+    anchor(systems.ledger(), {site: store for site, store in systems.stores().items() if site not in closed})

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ninelives_airflow.failures import airflow_failures
 from ninelives_airflow.hooks.estate import EstateHook
 from ninelives_airflow.operators.base import EstateOperator
-from ninelives_airflow.operators.replication import LinkOperator
 from ninelives_airflow.triggers.connectivity import ConnectivityTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from ninelives.training.attempt import Wait
+
+
+SPARE = timedelta(minutes=10)
 
 
 class WriteHistoryOperator(EstateOperator):
@@ -33,16 +35,6 @@ class VersionDataOperator(EstateOperator):
         from ninelives.flights.pipeline import version_data
 
         return version_data(systems)
-
-
-class ReplicateVersionsOperator(LinkOperator):
-    """Bring the data versions of a dataset to another site, and read an old one again at both."""
-
-    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.versions.replicate import replicate_versions
-
-        self.only_with_the_first_shard()
-        return replicate_versions(systems, *self.ends, self.tell)
 
 
 class ListModelsOperator(EstateOperator):
@@ -155,5 +147,8 @@ class TrainModelOperator(EstateOperator):
                 reasons=list(wait.reasons),
             ),
             method_name="resume",
+            timeout=datetime.fromisoformat(deadline)
+            - now
+            + SPARE,  # for when no triggerer is left to keep the deadline
             kwargs={"waits": [*waits, {"since": now.isoformat(), "reasons": list(wait.reasons), "deadline": deadline}]},
         )
