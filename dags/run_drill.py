@@ -14,7 +14,7 @@ it never helps: the recovery under test is the one that a real loss would start.
 """
 
 import pendulum
-from airflow.sdk import DAG, Param, TriggerRule, chain
+from airflow.sdk import DAG, Param, chain
 
 from ninelives_airflow.defaults import DEFAULT_ARGS, Tag, drill_defaults
 from ninelives_airflow.operators.drill import (
@@ -60,7 +60,7 @@ with DAG(
     )
 
     lose_site = InjectFaultOperator(task_id="lose_site", plan=plan)
-    restore_site = UndoFaultOperator(task_id="restore_site", plan=plan, awaited="await_recovery")
+    restore_site = UndoFaultOperator(task_id="restore_site", plan=plan)
     restore_site.as_teardown(setups=lose_site, on_failure_fail_dagrun=True)
     with restore_site:
         await_recovery = AwaitRecoveryOperator(task_id="await_recovery", plan=plan)
@@ -68,11 +68,12 @@ with DAG(
         await_recovery >> measure_data_loss
 
     await_return = AwaitReturnOperator(task_id="await_return", plan=plan, minutes=10)
-    record_drill = RecordDrillOperator(
-        task_id="record_drill", plan=plan, data_loss=measure_data_loss.output, trigger_rule=TriggerRule.ALL_DONE
-    )
-    # The verdict comes last, so that it alone decides the state of the run.
+    # Teardowns as well, because Airflow leaves out all others when somebody marks the run as failed. The verdict comes
+    # last, so that it alone decides the state of the run.
+    record_drill = RecordDrillOperator(task_id="record_drill", plan=plan, data_loss=measure_data_loss.output)
     judge_drill = JudgeDrillOperator(task_id="judge_drill", recorded=record_drill.output)
+    for step in (record_drill, judge_drill):
+        step.as_teardown(on_failure_fail_dagrun=True)
 
     chain(approve_drill, lose_site)
     chain(restore_site, await_return, record_drill, judge_drill)

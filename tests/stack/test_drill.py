@@ -43,11 +43,9 @@ def estate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
 
 def ready(estate: Estate) -> None:
     """Wait until nothing speaks against a drill."""
-    await_(
-        lambda: estate.json("drill", "run", "--dry-run", "--service", "arrival-delay")["may_start"],
-        5 * MINUTES,
-        "readiness for a drill",
-    )
+    deadline = time.monotonic() + 5 * MINUTES
+    while reasons := estate.json("drill", "run", "--dry-run", "--service", "arrival-delay")["reasons"]:
+        assert time.monotonic() < deadline, reasons
 
 
 def sites(systems: ConnectedEstate) -> tuple[str, str]:
@@ -246,7 +244,7 @@ def test_four_eyes_hold_when_the_requester_patches_the_task_and_forges_the_answe
         injected(estate)
     finally:
         policy.write_text(declared)
-    # And a run that somebody marks as failed brings its site back at once, and does not end as a success.
+    # And a run that somebody marks as failed brings its site back at once, leaves evidence, and is no success.
     ada.set_run_state("run_drill", approved, "failed")
     await_(lambda: not open_injections(estate.home), 2 * MINUTES, "the return of the site's processes")
     (undone,) = (one for one in [find_injection(estate.home, approved)] if one)
@@ -254,6 +252,11 @@ def test_four_eyes_hold_when_the_requester_patches_the_task_and_forges_the_answe
     assert undone.undone_at
     assert undone.undone_at < undone.expires_at
     assert ended(ada, approved) == "failed"
+    facts = evidence_of(systems, approved)
+    assert (facts["outcome"], facts["verdicts"]["rpo"]) == ("measured", "unknown")
+    assert facts["verdict"] != "met"
+    assert "await_recovery" in facts["problem"]
+    assert systems.ledger().current_lease("drill") is None
     everything_open(systems)
 
 
@@ -274,7 +277,11 @@ def test_the_loss_of_the_other_site_during_a_failover_moves_nothing_and_ends_the
     active, standby = sites(systems)
     before = ledger.head().seq
     run = start_drill(api, scenario="site-loss", service="arrival-delay", site=active)
-    await_(lambda: ledger.records(kind="loss", subject=active, limit=1)[0].seq > before, 2 * MINUTES, "the failover")
+    await_(
+        lambda: any(loss.seq > before for loss in ledger.records(kind="loss", subject=active, limit=1)),
+        2 * MINUTES,
+        "the declared loss",
+    )
     systems.control(standby).lose()
     try:
         await_(lambda: open_injections(estate.home) == [], 3 * MINUTES, "the drill's end of its fault")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseOperator, SkipMixin
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ninelives_airflow.failures import airflow_failures
 from ninelives_airflow.hooks.estate import EstateHook
@@ -165,31 +165,16 @@ class InjectFaultOperator(DrillStepOperator):
 
 
 class UndoFaultOperator(DrillStepOperator):
-    """Bring back what the drill took away, whatever happened in between.
-
-    Fails after that when the drill did not come to its end, so that a run that somebody marked as failed, whose other
-    tasks Airflow then skips, does not end as a success.
-
-    :param awaited: task id of the step that must have ended by itself
-    """
-
-    def __init__(self, *, awaited: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.awaited = awaited
+    """Bring back what the drill took away, whatever happened in between."""
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.drills.run import undo_fault
 
         undo_fault(systems, self.drill, by="restore_site")
-        state = states_of(context, self.awaited)
-        if state not in {"success", "failed"}:
-            raise AirflowFailException(
-                f"{self.plan['site']} is back, but {self.awaited} ended as {state or 'nothing'}."
-            )
         return {"restored": self.plan["site"]}
 
 
-def states_of(context: Context, task_id: str) -> str | None:
+def state_of(context: Context, task_id: str) -> str | None:
     """State of another task of this run, asked through the Task SDK."""
     ti = context["ti"]
     run_id = context["run_id"]
@@ -273,8 +258,10 @@ class RecordDrillOperator(DrillStepOperator):
         from ninelives.drills.run import record_drill
 
         steps = {
-            step: states_of(context, step) for step in ("lose_site", "await_recovery", "restore_site", "await_return")
+            step: state_of(context, step) for step in ("lose_site", "await_recovery", "restore_site", "await_return")
         }
+        if self.plan is None or steps["lose_site"] == "skipped":
+            raise AirflowSkipException("Nothing was broken, so there is nothing to measure.")
         problems = [f"{step} {state or 'did not run'}" for step, state in steps.items() if state != "success"]
         record = record_drill(
             systems, self.drill, data_loss=self.data_loss, run=context["run_id"], problem="; ".join(problems) or None
@@ -284,6 +271,8 @@ class RecordDrillOperator(DrillStepOperator):
 
 class JudgeDrillOperator(EstateOperator):
     """Fail the run unless the objective was met: a missed one is a finding, an unknown one a measurement that failed.
+
+    A run that somebody marked as failed fails here as well: Airflow skips its other tasks and would call it a success.
 
     :param recorded: output of the record task
     """
@@ -295,6 +284,10 @@ class JudgeDrillOperator(EstateOperator):
         self.recorded = recorded
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        if self.recorded is None:
+            if (state_of(context, "approve_drill"), state_of(context, "lose_site")) == ("success", "skipped"):
+                raise AirflowSkipException("The drill was not approved.")
+            raise AirflowFailException("The drill left no measurement; the tasks before this one say why.")
         verdict = self.recorded["verdict"]
         if verdict != "met":
             problem = f" ({self.recorded['problem']})" if self.recorded["problem"] else ""
