@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator, Sequence
 from ninelives.estate.cron import check_cron
 from ninelives.estate.document import Loc, format_path
 from ninelives.estate.explain import closest
-from ninelives.estate.model import Approval, DrillPolicy, Estate, Golden, Mode, Role, Service
+from ninelives.estate.model import Approval, DrillPolicy, Estate, Golden, Mode, Right, Role, Service
+from ninelives.estate.residency import residency_breach
 from ninelives.estate.streams import contract_problems
 from ninelives.estate.units import Value, format_duration
 
@@ -49,11 +50,39 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
                     ("datasets", index, "copies", number),
                     f"{site} is the primary, and a copy there is lost with it; name another site",
                 )
+    yield from _residency(estate, broken)
+    for part in ("datasets", "models"):
+        for index, item in enumerate(getattr(estate, part)):
+            for number, permission in enumerate(item.access):
+                if permission.in_failover and Right.READ not in permission.may:
+                    yield (
+                        (part, index, "access", number, "in_failover"),
+                        "a failover grants reading only; add read to may",
+                    )
     for index, number in _repeated([backfill.dag for backfill in estate.backfills]):
         yield ("backfills", index, "dag"), f"is named in backfills[{number}] already; remove one"
     yield from _requests(estate)
     if "drills" not in broken:
         yield from _drills(estate, estate.drills, broken)
+
+
+def _residency(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
+    """Copies, failovers and streams that would take data out of its regions."""
+    if "sites" in broken:
+        return
+    places: list[tuple[Loc, str, str]] = []
+    for index, dataset in enumerate(estate.datasets):
+        places.append((("datasets", index, "primary"), dataset.name, dataset.primary))
+        places += ((("datasets", index, "copies", n), dataset.name, site) for n, site in enumerate(dataset.copies))
+    for index, service in enumerate(estate.services):
+        model = estate.model_by_name.get(service.model)
+        if model is not None:
+            places += (
+                (("services", index, "sites", n), model.trained_on, site) for n, site in enumerate(service.sites)
+            )
+    for loc, name, site in places:
+        if breach := residency_breach(estate, name, site):
+            yield loc, f"{breach}; name another site, or the region of this one"
 
 
 def _repeated_names(estate: Estate) -> Iterator[Finding]:
@@ -85,6 +114,11 @@ def _references(estate: Estate) -> Iterator[tuple[Loc, str, str]]:
         yield ("datasets", index, "primary"), dataset.primary, "sites"
         for number, site in enumerate(dataset.copies):
             yield ("datasets", index, "copies", number), site, "sites"
+    for part in ("datasets", "models"):
+        for index, item in enumerate(getattr(estate, part)):
+            for number, permission in enumerate(item.access):
+                for place, site in enumerate(permission.at):
+                    yield (part, index, "access", number, "at", place), site, "sites"
     for index, stream in enumerate(estate.streams):
         yield ("streams", index, "site"), stream.site, "sites"
     for index, model in enumerate(estate.models):
@@ -111,8 +145,8 @@ def _unknown_references(estate: Estate, broken: Collection[str]) -> Iterator[Fin
 
 def _unused(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
     used: dict[str, set[str]] = {"sites": set(), "datasets": set(), "models": set()}
-    for _, name, part in _references(estate):
-        if part in used:
+    for loc, name, part in _references(estate):
+        if part in used and "access" not in loc:
             used[part].add(name)
     used["datasets"].update(stream.name for stream in estate.streams)
     users = {

@@ -12,7 +12,7 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict, Field
 
 from ninelives.estate.streams import Stream
-from ninelives.estate.units import DagId, Duration, Name, Ratio, Value
+from ninelives.estate.units import DagId, Duration, Name, Principal, Ratio, Value
 
 
 class Declared(BaseModel):
@@ -43,6 +43,18 @@ class Deletions(StrEnum):
     FOLLOW = "follow"
 
 
+class Right(StrEnum):
+    READ = "read"
+    WRITE = "write"
+
+
+class AccessKind(StrEnum):
+    """How a site says who may do what; ``none`` is a store that asks for one key and nothing else."""
+
+    NONE = "none"
+    AWS = "aws"
+
+
 class Person(Declared):
     """Somebody who may act; ``name`` is the user name in Airflow."""
 
@@ -55,6 +67,23 @@ class Site(Declared):
 
     name: Name
     description: str = ""
+    region: Name | None = Field(default=None, description="Where its data is for the law, like eu-west-3.")
+    access: AccessKind = Field(default=AccessKind.NONE, description="What keeps its permissions: aws is IAM and S3.")
+
+
+class Permission(Declared):
+    """Who may do what; ``who`` is a user or a role as the sites' policies name it."""
+
+    who: Principal
+    may: tuple[Right, ...] = Field(min_length=1)
+    at: tuple[Name, ...] = Field(default=(), description="The sites where; none: at all.")
+    in_failover: bool = Field(
+        default=False, description="A failover lets it read at the standby too, for the time of access_for."
+    )
+
+    def holds(self, site: str) -> bool:
+        """Whether it is declared for ``site``."""
+        return not self.at or site in self.at
 
 
 class Dataset(Declared):
@@ -74,6 +103,10 @@ class Dataset(Declared):
     )
     trash_for: Duration = Field(default=timedelta(days=30), description="How long a copy's trash is kept.")
     shards: int = Field(default=1, ge=1, le=256, description="How many tasks share the copying of this dataset.")
+    residency: tuple[Name, ...] = Field(
+        default=(), description="Regions that it and what is made of it may not leave; none: it may be anywhere."
+    )
+    access: tuple[Permission, ...] = Field(default=(), description="Everybody who may read or write it.")
 
 
 class Model(Declared):
@@ -82,6 +115,7 @@ class Model(Declared):
     name: Name
     trained_on: Name
     warm_up: Duration = Field(description="Time from start to ready, as measured; a promise cannot be shorter.")
+    access: tuple[Permission, ...] = Field(default=(), description="Everybody who may read or write its releases.")
 
 
 class Objective(Declared):
@@ -165,6 +199,12 @@ class Estate(Declared):
     drills: DrillPolicy
     streams: tuple[Stream, ...] = ()
     backfills: tuple[Backfill, ...] = ()
+    administrators: tuple[Principal, ...] = Field(
+        default=(), description="Users and roles that may do everything at every site, and are not looked at."
+    )
+    access_for: Duration = Field(
+        default="1d", validate_default=True, description="How long what a failover grants is valid."
+    )
 
     @cached_property
     def service_by_name(self) -> dict[str, Service]:
@@ -181,6 +221,10 @@ class Estate(Declared):
     @cached_property
     def stream_by_name(self) -> dict[str, Stream]:
         return {stream.name: stream for stream in self.streams}
+
+    @cached_property
+    def site_by_name(self) -> dict[str, Site]:
+        return {site.name: site for site in self.sites}
 
     @property
     def site_names(self) -> tuple[str, ...]:

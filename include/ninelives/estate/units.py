@@ -22,6 +22,7 @@ from pydantic import (
 _MILLISECONDS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|min|h|d)")
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)\s?%")
+_PRINCIPAL = re.compile(r"^[A-Za-z0-9+=,.@_-]{1,64}$")
 MAX_TEXT = 1000
 """Characters in a value of a golden request or a fallback answer."""
 
@@ -118,6 +119,19 @@ Ratio = Annotated[
 DagId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,250}$")]
 """As Airflow allows it."""
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+
+
+def check_principal(value: Any) -> Any:
+    """Refuse what no user or role can be called; raises ``ValueError``."""
+    if isinstance(value, str) and _PRINCIPAL.fullmatch(value):
+        return value
+    raise ValueError(
+        f"{shown(value)} is not the name of a user or role; write letters, digits and any of + = , . @ _ -"
+    )
+
+
+Principal = Annotated[str, BeforeValidator(check_principal), Field(pattern=_PRINCIPAL.pattern)]
+"""A user or role as a site's policies name it."""
 Value = Annotated[
     StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=MAX_TEXT)],
     BeforeValidator(check_value),

@@ -15,6 +15,7 @@ from typing import Any
 
 from ninelives.errors import NinelivesError, Refused, Unavailable
 from ninelives.estate import Mode, Service
+from ninelives.estate.residency import residency_breach
 from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
 from ninelives.injections import open_injections
@@ -161,6 +162,7 @@ def find_readiness(systems: Systems, service: Service, site: str) -> Readiness:
         release=release,
         newest_release=newest_golden_version(systems.home, service.model),
         lag_seconds=lag,
+        residency=residency_breach(systems.estate, dataset.name, site),
     )
     return judge_readiness(service, dataset, facts)
 

@@ -23,6 +23,8 @@ class StandbyFacts:
     """Newest version known to the control plane."""
     lag_seconds: float | None
     """Age of the oldest acknowledged write that is not at the standby; 0 when all are."""
+    residency: str | None = None
+    """Why the data may not be at the standby at all; ``None`` where it may."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ def judge_readiness(service: Service, dataset: Dataset, facts: StandbyFacts) -> 
 
     Data behind the RPO warns and does not forbid: users get an answer from slightly old data rather than none, and the
     evidence shows the missed RPO. A release older than the newest is likewise worse than the newest and better than
-    nothing. No release, no live replica or no store forbid.
+    nothing. No release, no live replica or no store forbid, and so does data that may not leave its regions.
     """
-    reasons, warnings = [], []
+    reasons, warnings = [facts.residency] if facts.residency else [], []
     if facts.closed:
         reasons.append(f"{facts.site} is closed at the gateway until it passes the gate again")
     if facts.in_drill:

@@ -24,6 +24,7 @@ from typing import Any
 
 from ninelives.errors import Corrupted, Refused
 from ninelives.estate.model import Deletions, Estate
+from ninelives.estate.residency import refuse_breach
 from ninelives.ports import Ledger, Record, Systems
 from ninelives.replication.acks import JOURNAL, Ack, read_acks
 from ninelives.replication.manifest import BUCKET
@@ -135,11 +136,12 @@ def meet(
     :param keeper: of two sites that cannot wait for a person, the one whose bytes hold a name in conflict
     :param decisions: what persons have decided, by question id
     :param thorough: read every object instead of those that look changed
-    :raises Refused: the estate keeps no such dataset at both sites
+    :raises Refused: the estate keeps no such dataset at both sites, or it may not be at one of them
     """
     declared = systems.estate.dataset_by_name.get(dataset)
     if declared is None or not {site, other} <= {declared.primary, *declared.copies}:
         raise Refused("reconciliation", [f"the estate does not keep {dataset} at {site} and {other}"])
+    refuse_breach(systems.estate, dataset, site, other)
     link = Link(
         systems.store(site),
         systems.store(other),

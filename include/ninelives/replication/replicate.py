@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, Validati
 
 from ninelives.errors import Corrupted, Refused
 from ninelives.estate.model import Dataset, Deletions
+from ninelives.estate.residency import refuse_breach
 from ninelives.ports import Connection, Ledger, ObjectCopier, ObjectInfo, ObjectStore, Record, Systems
 from ninelives.replication.manifest import (
     BUCKET,
@@ -733,7 +734,11 @@ def replicate_dataset(
     shard: Shard = WHOLE,
     max_shrink: float = MAX_SHRINK,
 ) -> ReplicationResult:
-    """``replicate`` between two sites of a connected estate, as the estate declares it."""
+    """``replicate`` between two sites of a connected estate, as the estate declares it.
+
+    :raises Refused: also where the data may not leave its regions
+    """
+    refuse_breach(systems.estate, dataset, target)
     policy = replace(Policy.of(systems.estate.dataset_by_name[dataset]), max_shrink=max_shrink)
     ends = _ends(systems, source, target)
     return replicate(dataset, *ends, on_progress=on_progress, policy=policy, shard=shard)
@@ -750,7 +755,12 @@ def complete_dataset(
 def replicate_releases(
     systems: Systems, models: Sequence[str], source: str, target: str, on_progress: OnProgress | None = None
 ) -> list[ModelReplication]:
-    """``replicate_models`` between two sites of a connected estate."""
+    """``replicate_models`` between two sites of a connected estate.
+
+    :raises Refused: also where the data that a model was made of may not leave its regions
+    """
+    for model in models:
+        refuse_breach(systems.estate, systems.estate.model_by_name[model].trained_on, target)
     return replicate_models(models, *_ends(systems, source, target), on_progress=on_progress)
 
 

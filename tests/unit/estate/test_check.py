@@ -74,6 +74,29 @@ CASES: list[tuple[list[tuple[str, Any]], str, str]] = [
         "services[0].sites[2]",
         "rome holds no copy of dataset flights",
     ),
+    # Data that may not leave its regions
+    (
+        [("datasets.0.residency", ["eu"]), ("sites.0.region", "eu"), ("sites.1.region", "us")],
+        "datasets[0].copies[0]",
+        "dataset flights may not leave eu, and dublin is in us",
+    ),
+    (
+        [("datasets.0.residency", ["eu"]), ("sites.0.region", "eu")],
+        "services[0].sites[1]",
+        "may not leave eu, and dublin names no region",
+    ),
+    ([("datasets.0.residency", ["us"]), ("sites.1.region", "us")], "datasets[0].primary", "paris names no region"),
+    # Permissions
+    (
+        [("datasets.0.access", [{"who": "app", "may": ["read"], "at": ["pariss"]}])],
+        "datasets[0].access[0].at[0]",
+        "did you mean paris?",
+    ),
+    (
+        [("models.0.access", [{"who": "app", "may": ["write"], "in_failover": True}])],
+        "models[0].access[0].in_failover",
+        "add read",
+    ),
     # Requests and answers
     ([("services.0.golden.2.inputs.hour", None)], "services[0].golden[2].inputs", "lacks 'hour'"),
     ([("services.0.golden.2.inputs.rain", 1)], "services[0].golden[2].inputs", "has 'rain' beside"),
@@ -124,6 +147,10 @@ def test_a_contradiction_is_found_where_it_is(changes: list[tuple[str, Any]], pa
         ),
         pytest.param([("drills.schedule", None)], id="drills by hand only"),
         pytest.param([("services.0.golden.1.inputs.hour", 7.5)], id="a feature may be whole or not: both are numbers"),
+        pytest.param(
+            [("datasets.0.residency", ["eu", "uk"]), ("sites.0.region", "eu"), ("sites.1.region", "uk")],
+            id="data may be in each of its regions",
+        ),
         pytest.param([("drills.min_good", "99%")], id="a drill may stop exactly at the promised quality"),
     ],
 )

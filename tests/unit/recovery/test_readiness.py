@@ -38,6 +38,7 @@ def test_what_makes_a_move_pointless_forbids_it() -> None:
         {"store_answers": False},
         {"live_replicas": 0},
         {"release": None},
+        {"residency": "dataset flights may not leave eu, and dublin is in us"},
     ):
         assert not judge(**changes).eligible, changes
 
