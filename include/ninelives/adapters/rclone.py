@@ -36,6 +36,9 @@ _MEANING = {
 _KNOCK_AFTER = 2.0
 """Seconds without progress after which the stores are knocked at."""
 
+_HOPELESS_AFTER = 10.0
+"""Seconds in which objects failed and none got on, after which a store that answers is one that refuses everything."""
+
 LISTED_FROM = 256
 """Keys from which listing their common folder costs less than asking for each: a page of a listing shows 1,000."""
 
@@ -266,7 +269,8 @@ class _Watch:
     """Follows a copy, and gives up where rclone would not.
 
     When a store goes away in mid-copy, rclone backs off for up to two seconds per attempt and object: 600 objects take
-    20 minutes to fail (measured with 1.75). So a copy that does not move has its two stores knocked at.
+    20 minutes to fail (measured with 1.75). So a copy that does not move has its two stores knocked at. A store whose
+    disk is full answers, and every attempt moves bytes: there it counts whether any object gets further than before.
     """
 
     def __init__(
@@ -279,6 +283,11 @@ class _Watch:
         self._patience = patience
         self._on_progress = on_progress
         self._moved: tuple[float, tuple[Any, ...]] = (time.monotonic(), ())
+        self._got_on: tuple[float, int] = (time.monotonic(), 0)
+        """When, and how many errors there were by then."""
+        self._finished: tuple[Any, ...] = ()
+        self._furthest: dict[str, int] = {}
+        """Most bytes of each object that is on its way."""
 
     def follow(self, log: IO[bytes]) -> tuple[dict[str, Any], list[str]]:
         """Read rclone's JSON log to its end; return its last statistics and the last few different complaints.
@@ -297,6 +306,7 @@ class _Watch:
                 stats = entry["stats"]
                 self._report(stats)
                 self._give_up_if_stuck(stats, complaints)
+                self._give_up_if_hopeless(stats, complaints)
             elif entry.get("level") in ("error", "critical", "fatal", "panic"):
                 where = f"{entry['object']}: " if entry.get("object") else ""
                 if (complaint := where + str(entry.get("msg", "")).strip()) not in complaints:
@@ -329,6 +339,20 @@ class _Watch:
                     socket.create_connection((host, port), timeout=2.0).close()
                 except OSError as error:
                     raise Unavailable(f"the store at {host}:{port} went away during the copy: {error}") from error
+
+    def _give_up_if_hopeless(self, stats: Mapping[str, Any], complaints: Iterable[str]) -> None:
+        finished = tuple(stats.get(name) for name in ("transfers", "checks", "listed"))
+        on_the_way = {one["name"]: int(one.get("bytes") or 0) for one in stats.get("transferring") or ()}
+        further = any(size > self._furthest.get(name, 0) for name, size in on_the_way.items())
+        self._furthest = {name: max(size, self._furthest.get(name, 0)) for name, size in on_the_way.items()}
+        now, errors = time.monotonic(), int(stats.get("errors") or 0)
+        since, before = self._got_on
+        if further or finished != self._finished:
+            self._got_on, self._finished = (now, errors), finished
+        elif errors > before and now - since >= _HOPELESS_AFTER:
+            raise Unavailable(
+                f"no object has got on for {now - since:.0f} s, and others failed: {'; '.join(complaints)}"
+            )
 
 
 def _address(connection: Connection) -> tuple[str, int] | None:
