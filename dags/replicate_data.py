@@ -15,7 +15,7 @@ fresh verdict of the gate on each copy, so that a failover need not wait for one
 """
 
 import pendulum
-from airflow.sdk import DAG, AssetOrTimeSchedule, DeltaTriggerTimetable, TriggerRule
+from airflow.sdk import DAG, AssetOrTimeSchedule, DeltaTriggerTimetable
 
 from ninelives_airflow.assets import RELEASE
 from ninelives_airflow.defaults import DEFAULT_ARGS, Tag, replication_interval
@@ -42,7 +42,7 @@ with DAG(
     link = plan_replication.output
     replicate_models = ReplicateModelsOperator.partial(task_id="replicate_models").expand(link=link)
     replicate_dataset = ReplicateDatasetOperator.partial(task_id="replicate_dataset").expand(link=link)
-    judge_lag = JudgeLagOperator(task_id="judge_lag", trigger_rule=TriggerRule.ALL_DONE)
+    judge_lag = JudgeLagOperator(task_id="judge_lag")
     list_copies = ListCopiesOperator(task_id="list_copies")
     check_quality = QualityGateOperator.partial(task_id="check_quality").expand_kwargs(list_copies.output)
     replicate_dataset >> [judge_lag, list_copies]
