@@ -151,7 +151,7 @@ def test_every_store_killed_in_mid_training_it_waits_and_then_goes_on_from_the_l
     waiting = job.attempt()
     assert isinstance(waiting, Wait)
     assert waiting.needs[0] == ("store:paris", "store:dublin")
-    assert [one.stream for one in unfinished(systems.ledger())] == [job.training.stream]
+    assert pipeline.unfinished_trainings(systems) == [job.training]
     assert isinstance(job.attempt(), Wait), "still away: nothing is lost by trying"
     restore(processes)
     assert list_stream(systems.store("paris"), job.training.stream).half == (40,)

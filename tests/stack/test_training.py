@@ -38,7 +38,7 @@ from ninelives.versions.objects import BUCKET as DVC_BUCKET
 from ninelives.versions.objects import read_record, read_version
 from ninelives.versions.replicate import replicate_versions
 from ninelives_airflow.hooks.estate import EstateHook
-from ninelives_airflow.operators.training import TrainModelOperator
+from ninelives_airflow.operators.training import ListTrainingsOperator, TrainModelOperator
 from ninelives_airflow.triggers.connectivity import ConnectivityTrigger
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
@@ -116,11 +116,6 @@ def test_the_history_is_written_once(systems: LedgerOnDisk, written: dict[str, o
     assert pipeline.write_history(systems) == {**written, "written": 0}
 
 
-def test_the_same_data_have_the_same_version(systems: LedgerOnDisk, version: str) -> None:
-    assert version.endswith(".dir")
-    assert pipeline.version_data(systems)["data_version"] == version
-
-
 def test_a_version_comes_back_bit_for_bit(systems: LedgerOnDisk, version: str, tmp_path: Path) -> None:
     files = read_version(systems.store("paris"), version)
     (tmp_path / "flights.parquet").write_bytes(files["flights.parquet"])
@@ -141,8 +136,11 @@ def test_the_stores_key_is_readable_by_nobody_else(systems: LedgerOnDisk, versio
     assert not [path for path in others if secret.encode() in path.read_bytes()]
 
 
-def test_a_version_harmed_in_the_store_is_noticed_and_made_whole(systems: LedgerOnDisk, version: str) -> None:
+def test_a_version_harmed_in_the_store_is_noticed_and_the_same_data_make_the_same_version_whole(
+    systems: LedgerOnDisk, version: str
+) -> None:
     store = systems.store("paris")
+    assert version.endswith(".dir")
     good = {o.key: store.get(DVC_BUCKET, o.key) for o in store.list(DVC_BUCKET, "files/")}
     assert len(good) == 3
     for key, data in good.items():
@@ -387,6 +385,11 @@ def test_the_task_waits_deferred_while_the_stores_are_away_and_then_ends_as_if_n
     assert (done["version"], done["brier"], done["published"]) == ("1", trained[model]["brier"], False)
     (wait,) = done["waits"]
     assert wait["since"] < wait["until"] < wait["deadline"]
+
+    ask = ListTrainingsOperator(task_id="list_trainings")
+    assert ask.execute(context) == [], "every training here has finished"
+    ask.model = model
+    assert ask.execute(context) == [{"model": model, "version": {"data_version": version}}]
 
     late = ConnectivityTrigger(**{**arguments, "deadline": datetime.now(UTC).isoformat()})
     expired = asyncio.run(anext(late.run())).payload
