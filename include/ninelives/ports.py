@@ -428,6 +428,44 @@ class Scheduler(Protocol):
         ...
 
 
+# --- permissions -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AccessPolicy:
+    """One policy as it is written: of a user or role, or of a bucket, whose document names its principals."""
+
+    where: str
+    """For people."""
+    document: Mapping[str, Any]
+    who: str | None = None
+    name: str = ""
+    account: str = ""
+    """Whose site it is: users and roles of others are somebody else."""
+
+
+class AccessControl(Protocol):
+    """What keeps a site's permissions. All raise ``Unavailable``, and ``Refused`` where we may not look or act."""
+
+    site: str
+
+    def policies(self, buckets: Sequence[str]) -> list[AccessPolicy]:
+        """Of every user and role, and of ``buckets``."""
+        ...
+
+    def public(self, buckets: Sequence[str]) -> dict[str, str]:
+        """Those that something beside a policy opens to everybody, with what."""
+        ...
+
+    def put(self, who: str, name: str, document: Mapping[str, Any]) -> None:
+        """Write a policy of that name for a user or role; ``Refused`` where there is none."""
+        ...
+
+    def remove(self, who: str, name: str) -> None:
+        """Removing what is not there is no error."""
+        ...
+
+
 # --- site control ------------------------------------------------------------------------------------------------
 
 
@@ -482,6 +520,10 @@ class Systems(Protocol):
     def control(self, site: str) -> SiteControl: ...
 
     def gateway(self) -> Gateway: ...
+
+    def access(self, site: str) -> AccessControl | None:
+        """What keeps the site's permissions; ``None`` where nothing does."""
+        ...
 
     def topic(self, stream: Stream) -> Topic:
         """The topic that a stream comes from."""

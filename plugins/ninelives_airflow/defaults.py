@@ -27,6 +27,7 @@ class Tag(StrEnum):
     DRILL = "drill"
     DATA = "data"
     RELEASE = "release"
+    ACCESS = "access"
 
 
 def declared() -> Estate | None:
@@ -66,3 +67,9 @@ def replication_interval() -> timedelta:
     estate = declared()
     rpos = [dataset.rpo for dataset in estate.datasets] if estate else []
     return min(rpos) / 3 if rpos else timedelta(days=1)
+
+
+def ingestion_interval() -> timedelta:
+    """Of the stream that is landed most often. Daily where nothing is declared."""
+    estate = declared()
+    return min((stream.every for stream in estate.streams), default=timedelta(days=1)) if estate else timedelta(days=1)

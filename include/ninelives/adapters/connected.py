@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ninelives.estate import Estate, Service, load_estate
+from ninelives.estate.model import AccessKind
 from ninelives.estate.streams import Stream
 from ninelives.home import Home
 from ninelives.ports import (
+    AccessControl,
     Answer,
     Connections,
     Features,
@@ -35,6 +37,7 @@ class ConnectedEstate:
         self.connections = connections
         self.home = home
         self._stores: dict[str, ObjectStore] = {}
+        self._access: dict[str, AccessControl] = {}
 
     @classmethod
     def of_home(cls, home: Home) -> ConnectedEstate:
@@ -78,6 +81,15 @@ class ConnectedEstate:
         from ninelives.adapters.envoy import EnvoyGateway
 
         return EnvoyGateway.from_connections(self.connections, self.estate)
+
+    def access(self, site: str) -> AccessControl | None:
+        from ninelives.adapters.iam import AwsAccess
+
+        if self.estate.site_by_name[site].access is AccessKind.NONE:
+            return None
+        if site not in self._access:
+            self._access[site] = AwsAccess(self.connections.get(f"ninelives_{site}_access"), site)
+        return self._access[site]
 
     def topic(self, stream: Stream) -> Topic:
         from ninelives.adapters.broker_kafka import KafkaTopic

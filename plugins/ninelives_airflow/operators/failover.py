@@ -95,12 +95,18 @@ class VerifyDataOperator(FailoverStepOperator):
 
 
 class WarmUpStandbyOperator(FailoverStepOperator):
-    """Load the model at the target until its latency has settled and its golden answers are right."""
+    """Load the model at the target until its latency has settled and its golden answers are right.
+
+    Before that grant what the estate declares for failovers there; where it declares none, nobody is asked.
+    """
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.access.grants import grant_access
         from ninelives.recovery.failover import FailoverPlan, warm_up
 
-        return warm_up(systems, FailoverPlan.from_dict(self.plan))
+        plan = FailoverPlan.from_dict(self.plan)
+        grant_access(systems, service=plan.service, lost_site=plan.lost_site, standby=plan.target, incident=plan.holder)
+        return warm_up(systems, plan)
 
 
 class MoveTrafficOperator(FailoverStepOperator):
@@ -125,9 +131,19 @@ class RecordFailoverOperator(FailoverStepOperator):
         self.steps = steps
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.access.grants import withdraw_after_failover
+        from ninelives.errors import Unavailable
         from ninelives.recovery.failover import FailoverPlan, record_failover
 
-        record = record_failover(systems, FailoverPlan.from_dict(self.plan), self.steps)
+        plan = FailoverPlan.from_dict(self.plan)
+        record = record_failover(systems, plan, self.steps)
+        moved = record.facts["outcome"] == "moved"
+        try:
+            withdraw_after_failover(
+                systems, service=plan.service, lost_site=plan.lost_site, incident=plan.holder, moved=moved
+            )
+        except Unavailable as error:  # the lost site, most likely: no reason to call a failover that moved a failure
+            self.log.warning("Grants are left to end by themselves: %s", error)
         return {"outcome": record.facts["outcome"], "evidence": record.seq, "failed": record.facts["failed_steps"]}
 
 

@@ -1,0 +1,30 @@
+"""
+# Audit access
+
+Compare who may read and write each dataset and model at each site with what the estate declares.
+
+- **Runs** daily, or by hand.
+- **Finds** permissions that are missing or too many, wildcards and public buckets, in IAM and bucket policies. What it
+  cannot judge, like a condition, counts as too much where it allows and as missing where it should.
+- **Says** "cannot be checked here" of sites whose store keeps no permissions, and never takes them for sound.
+- **Removes** what a failover granted and whose time is over. It changes nothing else.
+- **Fails** on drift. Read the evidence that `audit_permissions` names; mend the policies, or declare what is right.
+"""
+
+import pendulum
+from airflow.sdk import DAG, CronTriggerTimetable
+
+from ninelives_airflow.defaults import DEFAULT_ARGS, Tag
+from ninelives_airflow.operators.access import AuditAccessOperator
+
+with DAG(
+    dag_id="audit_access",
+    schedule=CronTriggerTimetable("15 4 * * *", timezone="UTC", run_immediately=False),
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    tags=[Tag.ACCESS],
+    doc_md=__doc__,
+):
+    audit_permissions = AuditAccessOperator(task_id="audit_permissions")

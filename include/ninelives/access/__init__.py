@@ -1,0 +1,1 @@
+"""Who may read and write what: declared, compared with what each site's policies say, granted for a while."""
