@@ -17,6 +17,8 @@ from ninelives.ports import Connection, Message
 _BATCH = 5000
 _WAIT = 0.2
 """Seconds that one call waits for messages."""
+_SILENCE = 1.0
+"""Seconds without a message or the end after which the end is looked up."""
 
 
 class KafkaTopic:
@@ -103,25 +105,31 @@ class KafkaTopic:
                 consumer.assign([TopicPartition(self.topic, partition, start)])
             self._position = None
             messages: list[Message] = []
-            deadline = time.monotonic() + self._timeout
+            heard = time.monotonic()
             while len(messages) < limit:
                 for message in consumer.consume(min(limit - len(messages), _BATCH), timeout=_WAIT):
+                    heard = time.monotonic()
                     error = message.error()
                     if error is None:
                         messages.append(Message(message.offset(), message.value(), _headers(message)))
-                        deadline = time.monotonic() + self._timeout
                     elif error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
-                        return self._at(partition, messages)
+                        return messages  # the end is told once per assignment, so the next read makes a new one
                     elif not error.retriable() or error.fatal():
                         raise Unavailable(f"{self._where} did not give its messages: {error.str()}")
-                if time.monotonic() > deadline:
+                silent = time.monotonic() - heard
+                if silent > _SILENCE and self._is_beyond(partition, start):
+                    return messages
+                if silent > self._timeout:
                     raise Unavailable(f"{self._where} gave neither a message nor its end in {self._timeout:g} s")
-        return self._at(partition, messages)
-
-    def _at(self, partition: int, messages: list[Message]) -> list[Message]:
-        if messages:
-            self._position = (partition, messages[-1].offset + 1)
+        self._position = (partition, messages[-1].offset + 1)
         return messages
+
+    def _is_beyond(self, partition: int, start: int) -> bool:
+        """Whether the partition ends before ``start`` by the last answer; not every broker calls that an error."""
+        from confluent_kafka import TopicPartition
+
+        _, high = self._client().get_watermark_offsets(TopicPartition(self.topic, partition), cached=True)
+        return bool(0 <= high < start)
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         from confluent_kafka import TopicPartition

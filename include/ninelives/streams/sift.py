@@ -313,7 +313,10 @@ def sift_again(stream: Stream, entries: Sequence[Entry]) -> Sifted:
         if repeated in entry.reasons:  # alone it would look like the first of its key
             rest.append(entry)
             continue
-        again = sift(stream.model_copy(update={"format": entry.format}), [Raw(0, entry.payload, entry.units)])
+        # A field that was not missed then has been declared since: no record of that time can have it.
+        absent_is_null = stream.absent_is_null or not {Kind.DROPPED, Kind.RENAMED} & set(entry.kinds)
+        update = {"format": entry.format, "absent_is_null": absent_is_null}
+        again = sift(stream.model_copy(update=update), [Raw(0, entry.payload, entry.units)])
         where = entry.rows
         passed.update(again.changes)
         if again.good.num_rows:

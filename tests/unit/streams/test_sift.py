@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from unit.streams.contract import FIELDS, avro, ids, line, parquet, record, stream, table, with_field
 
 from ninelives.errors import Corrupted
+from ninelives.estate.streams import StreamField
 from ninelives.streams.change import Kind
 from ninelives.streams.decode import Raw, split_lines
 from ninelives.streams.sift import Sifted, pack, reasons, sift, sift_again, to_parquet, unpack
@@ -142,6 +143,19 @@ def test_json_messages_say_their_units_in_headers() -> None:
     mended = stream("json-lines", change={"distance": {"convert": {"km": 0.5}}})
     again = sift_again(mended, unpack(pack(sifted.entries, {}))[0])
     assert again.good["distance"].to_pylist() == [50]
+
+
+def test_a_field_declared_since_is_not_missed_in_older_records_but_one_that_was_missed_is() -> None:
+    sifted = sift(JSON, [Raw(0, line(0, carrier="ZZ")), Raw(1, line(1, distance=...))])
+    assert sifted.quarantined == 2
+    fields = [*JSON.fields, StreamField(name="gate", type="string", nullable=True)]
+    fields = [
+        field.model_copy(update={"allowed": (*field.allowed, "ZZ")} if field.name == "carrier" else {"nullable": True})
+        for field in fields
+    ]
+    again = sift_again(JSON.model_copy(update={"version": 2, "fields": tuple(fields)}), sifted.entries)
+    assert (again.good["gate"].to_pylist(), again.rows) == ([None], (0,))
+    assert [entry.rows for entry in again.entries] == [(1,)]
 
 
 def test_a_repeated_key_waits_for_a_person_also_when_it_is_replayed() -> None:
