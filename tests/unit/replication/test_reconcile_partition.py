@@ -55,7 +55,7 @@ class Apart(RuleBasedStateMachine):
             self.pair.delete(site, key)
 
     def only_copy(self, site: str, key: str) -> bool:
-        """The other site has lost the object: without this copy only a backup has it, should a person say to keep it."""
+        """The other site has lost the object: only a backup would have it, should a person say to keep it."""
         other = self.pair.stores["dublin" if site == "paris" else "paris"]
         recorded = read_manifest(other, "flights")
         return recorded is not None and key in recorded.by_key and key not in other.objects()
