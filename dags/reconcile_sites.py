@@ -14,12 +14,12 @@ Bring every two open sites together: merge what only one of them changed, and le
 """
 
 import pendulum
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TriggerRule
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TriggerRule, task_group
 
 from ninelives_airflow.assets import INCIDENT_OVER
 from ninelives_airflow.defaults import DEFAULT_ARGS, Tag
 from ninelives_airflow.operators.reconcile import (
-    ApplyDecisionsOperator,
+    ApplyDecisionOperator,
     AskQuestionOperator,
     JudgeReconciliationOperator,
     ListPairsOperator,
@@ -45,15 +45,23 @@ with DAG(
     list_questions = ListQuestionsOperator(
         task_id="list_questions", merged=merge_sites.output, trigger_rule=TriggerRule.ALL_DONE
     )
-    ask_question = AskQuestionOperator.partial(
-        task_id="ask_question", response_timeout=pendulum.duration(hours=20)
-    ).expand(question=list_questions.output)
-    apply_decisions = ApplyDecisionsOperator.partial(
-        task_id="apply_decisions",
-        questions=list_questions.output,
-        asked_by="ask_question",
-        trigger_rule=TriggerRule.ALL_DONE,
-    ).expand(pair=list_pairs.output)
-    judge_reconciliation = JudgeReconciliationOperator(task_id="judge_reconciliation", applied=apply_decisions.output)
-    ask_question >> apply_decisions
-    merge_sites >> judge_reconciliation
+
+    @task_group
+    def decide(question):
+        ask_question = AskQuestionOperator(
+            task_id="ask_question", question=question, response_timeout=pendulum.duration(hours=20)
+        )
+        apply_decision = ApplyDecisionOperator(
+            task_id="apply_decision",
+            question=question,
+            asked_by=ask_question.task_id,
+            trigger_rule=TriggerRule.ALL_DONE,
+            max_active_tis_per_dagrun=1,  # two at once would find the sites changing under them
+        )
+        ask_question >> apply_decision
+        return apply_decision.output
+
+    decided = decide.expand(question=list_questions.output)
+    judge_reconciliation = JudgeReconciliationOperator(
+        task_id="judge_reconciliation", merged=merge_sites.output, applied=decided
+    )

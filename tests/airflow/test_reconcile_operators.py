@@ -42,7 +42,7 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         *_, dag, _, run, _, task, index, _ = self.path.split("/")
-        asked = (dag, run, task) == ("reconcile_sites", RUN, "ask_question")
+        asked = (dag, run, task) == ("reconcile_sites", RUN, "decide.ask_question")
         answer = self.given.get(int(index)) if asked else None
         self.say(200 if answer else 404, {"response_received": True, **(answer or {})})
 
@@ -115,22 +115,23 @@ def world(stores: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     server.server_close()
 
 
-def context() -> Any:
-    return {"run_id": RUN, "dag": SimpleNamespace(dag_id="reconcile_sites"), "task_instance": SimpleNamespace(id="1")}
+def context(index: int = 0) -> Any:
+    ti = SimpleNamespace(id="1", map_index=index)
+    return {"run_id": RUN, "dag": SimpleNamespace(dag_id="reconcile_sites"), "task_instance": ti, "ti": ti}
 
 
 def merge() -> Any:
     return reconcile.MergeSitesOperator(task_id="merge_sites", pair=PAIR).execute(context())
 
 
-def apply(asked: Any) -> Any:
-    return reconcile.ApplyDecisionsOperator(
-        task_id="apply_decisions", pair=PAIR, questions=asked, asked_by="ask_question"
-    ).execute(context())
+def apply(question: Any, index: int = 0) -> Any:
+    return reconcile.ApplyDecisionOperator(
+        task_id="apply_decision", question=question, asked_by="decide.ask_question"
+    ).execute(context(index))
 
 
-def judge(*applied: Any) -> Any:
-    return reconcile.JudgeReconciliationOperator(task_id="judge", applied=applied).execute(context())
+def judge(merged: Any, *applied: Any) -> Any:
+    return reconcile.JudgeReconciliationOperator(task_id="judge", merged=[merged], applied=applied).execute(context())
 
 
 def test_an_operator_decides_what_both_sites_changed_and_nobody_else_can(
@@ -163,31 +164,30 @@ def test_an_operator_decides_what_both_sites_changed_and_nobody_else_can(
         ask.execute_complete(context(), {"error": "late", "error_type": "timeout"})
 
     # Nobody has answered: the task may be marked as done, nothing is decided.
-    unanswered = apply(asked)
-    assert unanswered["decided"] == {}
     with pytest.raises(AirflowFailException, match=r"1 questions are open.*flights/both differs"):
-        judge(unanswered)
+        judge(merged, apply(asked[0]))
+    with pytest.raises(AirflowFailException, match=r"2 questions are open.*and others"):
+        judge({**merged, "open": 2}, apply(asked[0]))
 
     for name in ("grace", None):  # she approves drills, she does not operate; nobody is a default
         world.answer(0, "dublin", name)
         with pytest.raises(AirflowFailException, match="only ada may"):
-            apply(asked)
+            apply(asked[0])
     assert world.read("both") == [b"by paris", b"by dublin"]
 
     world.answer(0, "dublin", "ada")
-    applied = apply(asked)
-    assert applied["decided"] == {asked[0]["id"]: "ada"}
+    assert "open" in apply(asked[0], index=1)  # the answer to another question is none to this
+    applied = apply(asked[0])
+    assert (applied["choice"], applied["by"]) == ("dublin", "ada")
     assert world.read("both") == [b"by dublin"] * 2
-    assert judge(applied) == {"decided": 1}
+    assert judge(merged, applied) == {"decided": 1}
 
     last, *_ = EstateHook().ledger().records(kind="reconciliation")
     assert last.seq == applied["evidence"]
     (question,) = last.facts["decided"]
     assert (question["decision"]["choice"], question["decision"]["by"]) == ("dublin", "ada")
     assert (last.facts["verdict"], last.facts["run"]) == ("met", RUN)
-    again = merge()
-    assert again["questions"] == []
-    assert judge(apply([])) == {"decided": 0}
+    assert merge()["questions"] == []
 
 
 def test_a_closed_site_is_left_to_its_return(world: World) -> None:

@@ -30,8 +30,16 @@ class ListPairsOperator(EstateOperator):
         return [{"dataset": dataset, "site": a, "other": b} for dataset, a, b in pairs(systems.estate, closed)]
 
 
-class PairOperator(EstateOperator):
-    """One dataset at two sites.
+def meet_pair(
+    systems: EstateHook, pair: dict[str, str], decisions: dict[str, Decision] | None = None
+) -> Reconciliation:
+    from ninelives.replication.reconcile import meet
+
+    return meet(systems, pair["dataset"], pair["site"], pair["other"], decisions=decisions)
+
+
+class MergeSitesOperator(EstateOperator):
+    """Merge what needs nobody, leave the report as evidence, and return what a person has to decide.
 
     :param pair: one of those listed
     """
@@ -42,21 +50,11 @@ class PairOperator(EstateOperator):
         super().__init__(**kwargs)
         self.pair = pair
 
-    def meet(self, systems: EstateHook, decisions: dict[str, Decision] | None = None) -> Reconciliation:
-        from ninelives.replication.reconcile import meet
-
-        pair = self.pair
-        return meet(systems, pair["dataset"], pair["site"], pair["other"], decisions=decisions)
-
-
-class MergeSitesOperator(PairOperator):
-    """Merge what needs nobody, leave the report as evidence, and return what a person has to decide."""
-
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.estate import Role
         from ninelives.replication.reconcile import apply_and_record
 
-        result, record = apply_and_record(systems, self.meet(systems), holder=context["run_id"])
+        result, record = apply_and_record(systems, meet_pair(systems, self.pair), holder=context["run_id"])
         for line in result.lines():
             self.log.info("%s", line)
         operators = systems.estate.people_with(Role.OPERATOR)
@@ -98,17 +96,23 @@ class AskQuestionOperator(HITLOperator):
     :param question: one of those listed
     """
 
-    template_fields = ()  # keys of objects are anybody's text: none is a template
+    template_fields = ("question",)  # and not the text: keys of objects are anybody's, and none is a template
 
     def __init__(self, *, question: Any, **kwargs: Any) -> None:
-        super().__init__(
-            subject=question["subject"],
-            body=question["body"],
-            options=question["options"],
-            assigned_users=[{"id": name, "name": name} for name in question["operators"]],
-            **kwargs,
-        )
+        super().__init__(subject="", options=["-"], **kwargs)
         self.question = question
+
+    def execute(self, context: Context) -> Any:
+        self._read()
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        self._read()
+        return super().execute_complete(context, event)
+
+    def _read(self) -> None:
+        self.subject, self.body, self.options = (self.question[name] for name in ("subject", "body", "options"))
+        self.assigned_users = [{"id": name, "name": name} for name in self.question["operators"]]
 
     def process_trigger_event_error(self, event: dict[str, Any]) -> None:
         if event["error_type"] == "timeout":
@@ -116,76 +120,75 @@ class AskQuestionOperator(HITLOperator):
         super().process_trigger_event_error(event)
 
 
-class ApplyDecisionsOperator(PairOperator):
-    """Carry out what persons have decided, by Airflow's own record of their answers, and leave who decided what.
+class ApplyDecisionOperator(EstateOperator):
+    """Carry out what a person has decided, by Airflow's own record of the answer, and leave who decided what.
 
-    :param questions: all that were asked, in that order
+    :param question: one of those listed
     :param asked_by: id of the task that asked
     """
 
-    template_fields = ("pair", "questions")
+    template_fields = ("question",)
 
-    def __init__(self, *, questions: Any, asked_by: str, **kwargs: Any) -> None:
+    def __init__(self, *, question: Any, asked_by: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.questions = questions
+        self.question = question
         self.asked_by = asked_by
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.replication.reconcile import apply_and_record
 
-        asked = [(index, one) for index, one in enumerate(self.questions or ()) if one["pair"] == self.pair]
-        if not asked:
-            return {"decided": {}, "open": []}
-        decisions = self._decisions(systems, context, asked)
-        reconciliation = self.meet(systems, decisions)
-        if not decisions:
-            return {"decided": {}, "open": [one.headline() for one in reconciliation.plan().questions]}
+        decision = self._decision(systems, context)
+        if decision is None:
+            return {"open": self.question["subject"]}
+        reconciliation = meet_pair(systems, self.question["pair"], {self.question["id"]: decision})
         result, record = apply_and_record(systems, reconciliation, holder=context["run_id"])
         for line in result.lines():
             self.log.info("%s", line)
-        decided = {one.id: one.decision.by for one in result.decided if one.decision}
-        return {"decided": decided, "open": [one.headline() for one in result.questions], "evidence": record.seq}
+        return {"choice": decision.choice, "by": decision.by, "evidence": record.seq}
 
-    def _decisions(self, systems: EstateHook, context: Context, asked: list[tuple[int, Any]]) -> dict[str, Decision]:
+    def _decision(self, systems: EstateHook, context: Context) -> Decision | None:
         """A task's state and its XCom can be written by others; the record of the answer cannot."""
         from ninelives.adapters.airflow_api import AirflowApi
         from ninelives.estate import Role
         from ninelives.replication.questions import check_decider
 
         api = AirflowApi.from_connection(systems.connections.get("ninelives_airflow_api"))
-        decisions = {}
-        for index, question in asked:
-            answer = api.human_decision(context["dag"].dag_id, context["run_id"], self.asked_by, map_index=index)
-            if answer is not None and answer.responded_at is not None:
-                decisions[question["id"]] = check_decider(
-                    question["id"],
-                    chosen=answer.chosen,
-                    responded_by=answer.responded_by,
-                    at=answer.responded_at,
-                    operators=systems.estate.people_with(Role.OPERATOR),
-                )
-        return decisions
+        index = context["ti"].map_index
+        answer = api.human_decision(context["dag"].dag_id, context["run_id"], self.asked_by, map_index=index)
+        if answer is None or answer.responded_at is None:
+            return None
+        return check_decider(
+            self.question["id"],
+            chosen=answer.chosen,
+            responded_by=answer.responded_by,
+            at=answer.responded_at,
+            operators=systems.estate.people_with(Role.OPERATOR),
+        )
 
 
 class JudgeReconciliationOperator(EstateOperator):
     """Fail the run while a person still has to decide.
 
+    :param merged: outputs of the merges
     :param applied: outputs of the tasks that carried out decisions
     """
 
-    template_fields = ("applied",)
+    template_fields = ("merged", "applied")
 
-    def __init__(self, *, applied: Any, **kwargs: Any) -> None:
+    def __init__(self, *, merged: Any, applied: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.merged = merged
         self.applied = applied
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        left = [headline for one in self.applied or () for headline in one["open"]]
-        if left:
-            more = f"; and {len(left) - 5} more" if len(left) > 5 else ""
+        applied = list(self.applied or ())
+        left = [one["open"] for one in applied if "open" in one]
+        more = sum(one["open"] - len(one["questions"]) for one in self.merged or ())
+        if left or more:
+            shown = "; ".join(left[:5]) + ("; and others" if more or len(left) > 5 else "")
             raise AirflowFailException(
-                f"{len(left)} questions are open, and each site keeps its own until somebody decides: "
-                f"{'; '.join(left[:5])}{more}. The next run asks again; at once answer with `ninelives reconcile plan` "
-                "and `ninelives reconcile apply --decide`."
+                f"{len(left) + more} questions are open, and each site keeps its own until somebody decides: {shown}. "
+                "The next run asks again; at once answer with `ninelives reconcile plan` and "
+                "`ninelives reconcile apply --decide`."
             )
-        return {"decided": sum(len(one["decided"]) for one in self.applied or ())}
+        return {"decided": len(applied)}
