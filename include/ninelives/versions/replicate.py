@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ninelives.errors import Corrupted
+from ninelives.estate.residency import refuse_breach
 from ninelives.ports import Systems
 from ninelives.replication.transfer import OnProgress
 from ninelives.versions.copies import make_whole
@@ -24,8 +25,10 @@ def replicate_versions(
 
     :return: ``versions`` that both have now, ``copied`` and ``healed`` objects, ``read_again`` versions
     :raises Corrupted: objects are right at neither site; every other version has been brought all the same
+    :raises Refused: the data may not leave its regions
     :raises Unavailable: a store does not answer; run again
     """
+    refuse_breach(systems.estate, dataset, source, target)
     at = {site: systems.store(site) for site in (target, source)}
     versions = sorted(
         {version for store in at.values() for version, of in list_records(store).items() if of == dataset}

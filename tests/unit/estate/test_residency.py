@@ -17,6 +17,7 @@ from ninelives.home import Home
 from ninelives.ports import Connection
 from ninelives.replication.reconcile import meet
 from ninelives.replication.replicate import replicate_dataset, replicate_releases
+from ninelives.versions.replicate import replicate_versions
 
 DATA = read_document(Path(__file__).parents[3] / "include/estates/demo/estate.yaml").data
 
@@ -56,9 +57,10 @@ def test_a_site_holds_only_what_may_be_there(
     [
         lambda systems: replicate_dataset(systems, "flights", "paris", "dublin"),
         lambda systems: replicate_releases(systems, ["arrival-delay"], "paris", "dublin"),
+        lambda systems: replicate_versions(systems, "flights", "paris", "dublin"),
         lambda systems: meet(systems, "flights", "paris", "dublin"),
     ],
-    ids=["replicate the data", "replicate what was made of it", "reconcile"],
+    ids=["replicate the data", "replicate what was made of it", "replicate its versions", "reconcile"],
 )
 def test_what_would_break_it_is_refused_before_anything_is_contacted(
     act: Callable[[ConnectedEstate], object], tmp_path: Path
