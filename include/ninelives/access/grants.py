@@ -118,8 +118,7 @@ def withdraw_after_failover(
 
     :raises Unavailable: what keeps the permissions does not answer; what is left ends by itself
     """
-    declared = [*(one.access for one in systems.estate.datasets), *(one.access for one in systems.estate.models)]
-    if not any(one.in_failover for access in declared for one in access):
+    if not systems.estate.grants_in_failover:
         return []
     given = {"site": lost_site} if moved else {"incident": incident}
     return revoke_access(systems, service=service, **given)

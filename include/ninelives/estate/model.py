@@ -227,6 +227,12 @@ class Estate(Declared):
         return {site.name: site for site in self.sites}
 
     @property
+    def grants_in_failover(self) -> bool:
+        """Whether a failover of anything has to give somebody access."""
+        declared = [*(one.access for one in self.datasets), *(one.access for one in self.models)]
+        return any(permission.in_failover for access in declared for permission in access)
+
+    @property
     def site_names(self) -> tuple[str, ...]:
         return tuple(site.name for site in self.sites)
 

@@ -13,6 +13,7 @@ from ninelives_airflow.operators.base import EstateOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from ninelives.recovery.failover import FailoverPlan
     from ninelives_airflow.hooks.estate import EstateHook
 
 
@@ -101,11 +102,14 @@ class WarmUpStandbyOperator(FailoverStepOperator):
     """
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.access.grants import grant_access
         from ninelives.recovery.failover import FailoverPlan, warm_up
 
         plan = FailoverPlan.from_dict(self.plan)
-        grant_access(systems, service=plan.service, lost_site=plan.lost_site, standby=plan.target, incident=plan.holder)
+        if systems.estate.grants_in_failover:
+            from ninelives.access.grants import grant_access
+
+            where = {"lost_site": plan.lost_site, "standby": plan.target}
+            grant_access(systems, service=plan.service, incident=plan.holder, **where)
         return warm_up(systems, plan)
 
 
@@ -131,20 +135,24 @@ class RecordFailoverOperator(FailoverStepOperator):
         self.steps = steps
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.access.grants import withdraw_after_failover
-        from ninelives.errors import Unavailable
         from ninelives.recovery.failover import FailoverPlan, record_failover
 
         plan = FailoverPlan.from_dict(self.plan)
         record = record_failover(systems, plan, self.steps)
-        moved = record.facts["outcome"] == "moved"
+        if systems.estate.grants_in_failover:
+            self._withdraw(systems, plan, moved=record.facts["outcome"] == "moved")
+        return {"outcome": record.facts["outcome"], "evidence": record.seq, "failed": record.facts["failed_steps"]}
+
+    def _withdraw(self, systems: EstateHook, plan: FailoverPlan, *, moved: bool) -> None:
+        from ninelives.access.grants import withdraw_after_failover
+        from ninelives.errors import Unavailable
+
         try:
             withdraw_after_failover(
                 systems, service=plan.service, lost_site=plan.lost_site, incident=plan.holder, moved=moved
             )
         except Unavailable as error:  # the lost site, most likely: no reason to call a failover that moved a failure
             self.log.warning("Grants are left to end by themselves: %s", error)
-        return {"outcome": record.facts["outcome"], "evidence": record.seq, "failed": record.facts["failed_steps"]}
 
 
 class JudgeFailoverOperator(EstateOperator):
