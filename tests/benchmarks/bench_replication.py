@@ -1,9 +1,12 @@
-"""What proof costs: ``replicate`` (copy, read back, hash, manifests) against a bare ``rclone copy``.
+"""What proof costs: ``replicate`` (copy, read back, hash, manifests) against bare rclone, s5cmd and the AWS CLI.
 
-    python tests/benchmarks/bench_replication.py [--objects 365] [--size 50000] [--rounds 5]
+    python tests/benchmarks/bench_replication.py [--rounds 3] [--loads small,medium,large] [--peers FOLDER]
 
-Both copy the same objects between two ``rclone serve s3`` processes on this machine; rounds alternate, each into an
-empty target. Prints one JSON document: medians in seconds and their ratios.
+Loads: small is 10,000 objects of 10 KB, medium 200 of 5 MB, large one of 2 GB; each is copied into an empty target,
+then again with nothing changed, then with 1 % added. All between two ``rclone serve s3`` on this machine. s5cmd and the
+AWS CLI copy within one endpoint only, so they go through the disk: down from one, up to the other. They are run where
+they are on PATH or in ``--peers`` (PyPI has both). Prints one JSON document: medians of wall and CPU seconds of the
+whole process tree (the two stores excluded), peak memory in MB (sum over the tree, every 50 ms), and ratios to rclone.
 """
 
 from __future__ import annotations
@@ -13,75 +16,154 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "include"), str(ROOT / "tests")]
 
-from stack.test_replication import Site  # noqa: E402
+from stack.test_replication import KEY, SECRET, Site  # noqa: E402
 
-from ninelives.adapters.rclone import RcloneCopier  # noqa: E402
-from ninelives.replication.reconcile import reconcile_stores  # noqa: E402
+from ninelives.adapters.rclone import RcloneCopier, _environment, find_rclone  # noqa: E402
 from ninelives.replication.replicate import replicate  # noqa: E402
-from ninelives.replication.transfer import Link  # noqa: E402
+
+LOADS = {"small": (10_000, 10_000), "medium": (200, 5_000_000), "large": (1, 2_000_000_000)}
+"""objects, bytes of each"""
+CLIENT = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
 
 
-def timed(what: Callable[[], object]) -> float:
+def measured(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, float]:
+    """Run to its end: seconds of wall and CPU, and peak MB of all its processes."""
     begun = time.perf_counter()
-    what()
-    return time.perf_counter() - begun
+    child = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    peak, done = 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(0.05):
+            total = 0
+            try:
+                tree = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+            except psutil.Error:
+                continue
+            for process in tree:
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    continue  # it ended meanwhile
+            peak = max(peak, total)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    _, status, used = os.wait4(child.pid, 0)
+    wall = time.perf_counter() - begun
+    done.set()
+    sampler.join()
+    if status:
+        raise SystemExit(f"{command[0]} ended with {os.waitstatus_to_exitcode(status)}")
+    return {"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "peak_mb": peak / 1e6}
 
 
-def measure(paris: Site, folder: Path, number: int, objects: int, size: int) -> dict[str, float]:
-    """One round, into two empty targets; seconds."""
-    bare, proven = Site("bare", folder / f"bare{number}"), Site("dublin", folder / f"dublin{number}")
+def ours(source: int, target: int) -> None:
+    """What the measured child does, at the two ports."""
+    ends = []
+    for name, port in (("paris", source), ("dublin", target)):
+        site = Site(name, Path(tempfile.mkdtemp()))
+        site.port = port
+        ends.append(site)
+    replicate("flights", *(one.store for one in ends), RcloneCopier(), *(one.connection for one in ends))
+
+
+def measure(folder: Path, number: int, count: int, size: int, peers: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """One round of one load, each tool into a target of its own."""
+    names = ["ours", "rclone", *peers]
+    paris, targets = Site("paris", folder / f"paris{number}"), {n: Site(n, folder / f"{n}{number}") for n in names}
+    disk = folder / "disk"
+    found: dict[str, dict[str, float]] = {}
+
+    def through_disk(name: str, down: Sequence[str], up: Sequence[str]) -> dict[str, float]:
+        one = measured([peers[name], *down], CLIENT)
+        two = measured([peers[name], *up], CLIENT)
+        return {key: max(one[key], two[key]) if key == "peak_mb" else one[key] + two[key] for key in one}
+
+    def url(site: Site) -> str:
+        return f"http://127.0.0.1:{site.port}"
+
+    def run(step: str) -> None:
+        environment = _environment({"source": paris.connection, "target": targets["rclone"].connection})
+        verb = ["sync", "--checksum"] if step == "unchanged" else ["copy", "--checksum"]
+        found[f"{step}/rclone"] = measured(
+            [find_rclone(), *verb, "source:data/flights", "target:data/flights", "--config", os.devnull,
+             "--transfers", "16", "--checkers", "16", "--fast-list", "--s3-no-check-bucket"],
+            environment,
+        )  # fmt: skip
+        ports = [str(paris.port), str(targets["ours"].port)]
+        found[f"{step}/ours"] = measured([sys.executable, __file__, "--ours", *ports], {})
+        if "s5cmd" in peers:
+            there, back = (["--endpoint-url", url(site), "sync"] for site in (paris, targets["s5cmd"]))
+            found[f"{step}/s5cmd"] = through_disk(
+                "s5cmd",
+                [*there, "s3://data/flights/*", f"{disk}/s5cmd/"],
+                [*back, f"{disk}/s5cmd/", "s3://data/flights/"],
+            )
+        if "aws" in peers:
+            there, back = (["s3", "sync", "--endpoint-url", url(site)] for site in (paris, targets["aws"]))
+            found[f"{step}/aws"] = through_disk(
+                "aws", [*there, "s3://data/flights/", f"{disk}/aws/"], [*back, f"{disk}/aws/", "s3://data/flights/"]
+            )
+
     try:
-        bare.start()
-        proven.start()
-        copier = RcloneCopier()
-        link = Link(paris.store, proven.store, copier, paris.connection, proven.connection)
-        ends = (link.source, link.target, copier, paris.connection, proven.connection)
-        link.target.ping()
-        # Without a manifest the first run hashes the source as well.
-        link.source.delete("data", "_manifests/flights.json")
-        seconds = {
-            "rclone": timed(lambda: copier.copy(paris.connection, bare.connection, bucket="data", prefix="flights")),
-            "first": timed(lambda: replicate("flights", *ends)),
-            "unchanged": timed(lambda: replicate("flights", *ends)),
-        }
-        for n in range(max(1, objects // 100)):
-            link.source.put("data", f"flights/new{number}/{n}", os.urandom(size))
-        seconds["one_percent"] = timed(lambda: replicate("flights", *ends))
-        seconds["reconcile"] = timed(lambda: reconcile_stores("flights", [], link))
-        return seconds
+        paris.fill(count, size)
+        for site in (paris, *targets.values()):
+            site.start()
+        run("full")
+        run("unchanged")
+        for extra in range(max(1, count // 100)):
+            paris.store.put("data", f"flights/new/{extra}.parquet", os.urandom(min(size, 5_000_000)))
+        run("one_percent")
     finally:
-        bare.kill()
-        proven.kill()
+        for site in (paris, *targets.values()):
+            site.kill()
+            shutil.rmtree(site.folder, ignore_errors=True)
+        shutil.rmtree(disk, ignore_errors=True)
+    return found
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--objects", type=int, default=365)
-    arguments.add_argument("--size", type=int, default=50_000, help="bytes per object")
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--loads", default=",".join(LOADS))
+    arguments.add_argument("--peers", help="folder with s5cmd and aws")
+    arguments.add_argument("--ours", nargs=2, type=int, help=argparse.SUPPRESS)
     options = arguments.parse_args()
+    if options.ours:
+        ours(*options.ours)
+        return
+    path = os.pathsep.join(filter(None, (options.peers, os.environ["PATH"])))
+    peers = {name: found for name in ("s5cmd", "aws") if (found := shutil.which(name, path=path))}
     folder = Path(tempfile.mkdtemp(prefix="bench-replication-"))
-    paris = Site("paris", folder / "paris")
+    report: dict[str, object] = {}
     try:
-        paris.fill(options.objects, options.size)
-        paris.start()
-        rounds = [measure(paris, folder, n, options.objects, options.size) for n in range(options.rounds)]
+        for load in options.loads.split(","):
+            rounds = [measure(folder, number, *LOADS[load], peers) for number in range(options.rounds)]
+            medians = {
+                what: {key: round(statistics.median(one[what][key] for one in rounds), 2) for key in rounds[0][what]}
+                for what in rounds[0]
+            }
+            for what, values in medians.items():
+                values["ratio"] = round(values["wall_s"] / medians[f"{what.split('/')[0]}/rclone"]["wall_s"], 2)
+            report[load] = medians
+            print(load, "done", file=sys.stderr)
     finally:
-        paris.kill()
         shutil.rmtree(folder, ignore_errors=True)
-    medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-    ratios = {name: round(value / medians["rclone"], 2) for name, value in medians.items()}
-    report = {**vars(options), "medians_s": {k: round(v, 3) for k, v in medians.items()}, "ratio_to_rclone": ratios}
-    print(json.dumps(report, indent=2))
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":
