@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST_ARGS ?=
 
-.PHONY: demo up down test check lock clean setup docs
+.PHONY: demo up down test soak check lock clean setup docs
 setup:
 	@PYTHON=$(PYTHON) scripts/bootstrap
 
@@ -16,15 +16,18 @@ up: setup ## start the local estate
 down: setup ## stop it
 	@ninelives stack down
 
-test: setup ## every test, on real processes
-	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+test: setup ## the tests, on real processes
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not soak" $(PYTEST_ARGS)
+
+soak: setup ## the long ones: a thousand damages, dozens of kills, a day of missed intervals on an Airflow of its own
+	@python -m pytest -m soak $(PYTEST_ARGS)
 
 check: setup ## what must pass before a commit
 	@ruff check .
 	@ruff format --check .
 	@mypy
 	@lint-imports
-	@python -m pytest -q -m "not stack and not slow and not airflow" $(PYTEST_ARGS)
+	@python -m pytest -q -m "not stack and not slow and not airflow and not soak" $(PYTEST_ARGS)
 
 docs: setup ## refresh what is generated: the estate's schema, the table of DAGs in the README
 	@ninelives estate schema --write include/estates/demo/estate.schema.json

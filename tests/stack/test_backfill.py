@@ -26,7 +26,7 @@ from ninelives.gates.interval import Interval
 from ninelives.replication.manifest import scan, write_manifest
 from ninelives.stack.local import LocalEstate
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(600)]
 
 QUARTER = timedelta(minutes=15)
 TICK = 3.0
@@ -161,7 +161,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert api.import_errors() == []
         for dag in set(api.dag_ids()) - set(OWN):  # they have work of their own to do
             api._send("PATCH", f"/api/v2/dags/{dag}", json={"is_paused": True})
-        wait_until(lambda: stack.worked("missed") and stack.worked("gapped"), "the newest intervals", timeout=60)
+        wait_until(lambda: stack.worked("missed") and stack.worked("gapped"), "the newest intervals", timeout=180)
         yield stack
     finally:
         stack.run("stack", "down")

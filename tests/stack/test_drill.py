@@ -248,7 +248,7 @@ def test_four_eyes_hold_when_the_requester_patches_the_task_and_forges_the_answe
     ada.set_run_state("run_drill", approved, "failed")
     await_(lambda: not open_injections(estate.home), 2 * MINUTES, "the return of the site's processes")
     (undone,) = (one for one in [find_injection(estate.home, approved)] if one)
-    assert undone.undone_by == "restore_site"
+    assert undone.undone_by in {"restore_site", "record_drill"}  # the latter where lose_site was still at work
     assert undone.undone_at
     assert undone.undone_at < undone.expires_at
     assert ended(ada, approved) == "failed"

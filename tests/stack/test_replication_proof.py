@@ -16,6 +16,7 @@ import pytest
 from stack.test_replication import Site, run, wait_until
 
 from ninelives.adapters.rclone import RcloneCopier
+from ninelives.adapters.s3 import S3ObjectStore
 from ninelives.errors import Unavailable
 from ninelives.ports import ObjectStore
 from ninelives.replication.checkpoints import (
@@ -79,24 +80,26 @@ def damage(chance: random.Random, site: Site, store: ObjectStore, kind: str, key
     return site.name, key, {"flipped": "damaged", "shortened": "damaged"}.get(kind, kind)
 
 
-def test_a_thousand_damages_on_real_disks_are_all_found_and_repaired_without_a_false_alarm(
-    paris: Site, dublin: Site
+@pytest.mark.parametrize("scale", [1, pytest.param(10, marks=pytest.mark.soak)])
+def test_a_hundred_or_a_thousand_damages_on_real_disks_are_all_found_and_repaired_without_a_false_alarm(
+    paris: Site, dublin: Site, scale: int
 ) -> None:
-    paris.fill(520, 500)
+    paris.fill(52 * scale, 500)
     paris.start()
     stores = {site.name: site.store for site in (paris, dublin)}
     run(paris, dublin)
     sound, chance, done = paris.objects(), random.Random(20261125), 0
     for _ in range(2):
         assert check(paris, dublin).findings == ()
-        keys = chance.sample(sorted(sound), 500)
-        kinds = [*["flipped"] * 320, *["shortened"] * 60, *["missing"] * 60, *["foreign"] * 60]
+        keys = chance.sample(sorted(sound), 50 * scale)
+        shares = {"flipped": 32, "shortened": 6, "missing": 6, "foreign": 6}
+        kinds = [kind for kind, share in shares.items() for _ in range(share * scale)]
         sites = [dublin if kind == "foreign" else chance.choice([paris, dublin]) for kind in kinds]
         harms = [*zip(sites, kinds, keys, strict=True), (chance.choice([paris, dublin]), "manifest", "")]
         expected = {damage(chance, site, stores[site.name], kind, key) for site, kind, key in harms}
         result = check(paris, dublin)
         assert {(one.site, one.key, one.what) for one in result.findings} == expected
-        assert len(result.findings) == len(expected) == 501
+        assert len(result.findings) == len(expected) == 50 * scale + 1
         assert result.sound
         assert paris.objects() == dublin.objects() == sound
         manifests = [read_manifest(site.store, "flights") for site in (paris, dublin)]
@@ -104,7 +107,7 @@ def test_a_thousand_damages_on_real_disks_are_all_found_and_repaired_without_a_f
         assert manifests[1] is not None
         assert manifests[0].fingerprint == manifests[1].fingerprint
         done += len(expected)
-    assert done > 1000
+    assert done > 100 * scale
 
 
 def test_shards_share_a_dataset_and_the_engine_names_every_key(paris: Site, dublin: Site) -> None:
@@ -136,17 +139,20 @@ def keep_writing(store: ObjectStore, first: int) -> None:
         write_checkpoint(store, "run", step, contents(step))
 
 
-def test_a_writer_killed_at_many_points_never_leaves_a_half_checkpoint_that_counts(paris: Site, dublin: Site) -> None:
-    """Killed between any two requests and within them: at forty different times since its start."""
+@pytest.mark.parametrize("kills", [10, pytest.param(40, marks=pytest.mark.soak)])
+def test_a_writer_killed_at_many_points_never_leaves_a_half_checkpoint_that_counts(
+    paris: Site, dublin: Site, kills: int
+) -> None:
+    """Killed between any two requests and within them: each time after another time since its start."""
     paris.start()
-    store, writers = paris.store, paris.store
+    store, writers = paris.store, S3ObjectStore.from_connection(paris.connection, "paris")
     writers._client()  # built once, but without a connection that parent and children would share
     write_checkpoint(store, "run", 0, contents(0))
     begun = time.monotonic()
     write_checkpoint(store, "run", 1, contents(1))
     one = time.monotonic() - begun
     chance, half, fork = random.Random(7), 0, multiprocessing.get_context("fork")
-    for _ in range(40):
+    for _ in range(kills):
         first = max(one.step for one in whole_checkpoints(store, "run")) + 1
         writer = fork.Process(target=keep_writing, args=(writers, first))
         writer.start()
@@ -158,7 +164,7 @@ def test_a_writer_killed_at_many_points_never_leaves_a_half_checkpoint_that_coun
         half += bool(found.half)
         assert found.damaged == ()
         assert len(found.half) <= 1
-    assert half >= 5, "too few kills hit a checkpoint in the middle"
+    assert half >= kills // 8, "too few kills hit a checkpoint in the middle"
     result = replicate_stream(link(paris, dublin), "run")
     steps = [one.step for one in whole_checkpoints(store, "run")]
     assert steps == list(range(len(steps)))

@@ -40,7 +40,6 @@ from ninelives.streams.sift import unpack
 pytestmark = pytest.mark.stack
 
 DEMO = ROOT / "include" / "estates" / "demo" / "estate.yaml"
-KILLS = 30
 
 
 def topic_stream(name: str, **changes: Any) -> dict[str, Any]:
@@ -116,9 +115,11 @@ def in_quarantine(systems: ConnectedEstate, name: str) -> Counter[bytes]:
     return Counter(entry.payload for entries in parts for entry in entries)
 
 
-def test_thirty_processes_killed_while_they_land_lose_nothing_and_land_nothing_twice(stand: Stand) -> None:
-    systems = stand.declare(topic_stream("killed"))
-    stand.broker.create("killed")
+@pytest.mark.parametrize("kills", [8, pytest.param(30, marks=pytest.mark.soak)])
+def test_processes_killed_while_they_land_lose_nothing_and_land_nothing_twice(stand: Stand, kills: int) -> None:
+    name = f"killed{kills}"
+    systems = stand.declare(topic_stream(name))
+    stand.broker.create(name)
     chance = random.Random(9)
     number, wanted, broken = 0, [], Counter[bytes]()
 
@@ -133,7 +134,7 @@ def test_thirty_processes_killed_while_they_land_lose_nothing_and_land_nothing_t
             else:
                 messages.append(line(number))
                 wanted.append(number)
-        stand.broker.produce("killed", messages)
+        stand.broker.produce(name, messages)
 
     nursery = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("stream_nursery.py"))],
@@ -146,11 +147,11 @@ def test_thirty_processes_killed_while_they_land_lose_nothing_and_land_nothing_t
     killed = 0
     took = 0.5
     try:
-        while killed < KILLS:
+        while killed < kills:
             # Enough that a run has many units to land, so that kills fall between all of its steps.
             produce(400)
             started = time.monotonic()
-            nursery.stdin.write(f"killed {chance.choice((7, 25, 60))}\n")
+            nursery.stdin.write(f"{name} {chance.choice((7, 25, 60))}\n")
             nursery.stdin.flush()
             pid = int(answers.readline())
             time.sleep(chance.uniform(0, took))
@@ -159,22 +160,22 @@ def test_thirty_processes_killed_while_they_land_lose_nothing_and_land_nothing_t
                 killed += 1
             else:  # it had ended before: what it took says when the next ones are to be killed
                 took = time.monotonic() - started
-            found = landed(systems, "killed") if position(systems.store("paris"), "killed").data else []
+            found = landed(systems, name) if position(systems.store("paris"), name).data else []
             assert len(set(found)) == len(found)
-            committed = stand.systems.topic(systems.estate.stream_by_name["killed"])
-            ends = position(systems.store("paris"), "killed").ends
+            committed = stand.systems.topic(systems.estate.stream_by_name[name])
+            ends = position(systems.store("paris"), name).ends
             assert all(offset <= ends[partition] for partition, offset in committed.committed().items())
             committed.close()
     finally:
         nursery.stdin.close()
         nursery.wait(30)
-    ingest(systems, "killed", holder="nursery")
-    assert landed(systems, "killed") == wanted
-    assert in_quarantine(systems, "killed") == broken
-    topic = systems.topic(systems.estate.stream_by_name["killed"])
+    ingest(systems, name, holder="nursery")
+    assert landed(systems, name) == wanted
+    assert in_quarantine(systems, name) == broken
+    topic = systems.topic(systems.estate.stream_by_name[name])
     assert sum(topic.committed().values()) == number
     topic.close()
-    recorded = systems.ledger().records(kind=QUARANTINE, subject="killed")
+    recorded = systems.ledger().records(kind=QUARANTINE, subject=name)
     assert sum(record.facts["records"] for record in recorded) == sum(broken.values())
 
 

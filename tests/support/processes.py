@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ class SiteProcesses:
     def urls(self) -> list[str]:
         return [f"http://127.0.0.1:{port}" for port in self.replica_ports]
 
-    @property
+    @cached_property
     def store(self) -> S3ObjectStore:
         document = self.connections()[f"ninelives_{self.name}_store"]
         return S3ObjectStore.from_connection(

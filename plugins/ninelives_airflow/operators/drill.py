@@ -255,13 +255,16 @@ class RecordDrillOperator(DrillStepOperator):
         self.data_loss = data_loss
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.drills.run import record_drill
+        from ninelives.drills.run import record_drill, undo_fault
 
         steps = {
             step: state_of(context, step) for step in ("lose_site", "await_recovery", "restore_site", "await_return")
         }
         if self.plan is None or steps["lose_site"] == "skipped":
             raise AirflowSkipException("Nothing was broken, so there is nothing to measure.")
+        if steps["restore_site"] != "success":
+            # Airflow left it out: somebody marked the run as failed while the site was being taken away.
+            undo_fault(systems, self.drill, by="record_drill")
         problems = [f"{step} {state or 'did not run'}" for step, state in steps.items() if state != "success"]
         record = record_drill(
             systems, self.drill, data_loss=self.data_loss, run=context["run_id"], problem="; ".join(problems) or None
