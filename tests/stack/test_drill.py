@@ -292,7 +292,7 @@ def test_the_loss_of_the_other_site_during_a_failover_moves_nothing_and_ends_the
         assert undone.undone_at < undone.expires_at, "survivors fell below the declared rate: restored at once"
         (failover,) = ledger.records(kind="failover", subject="arrival-delay", limit=1)
         assert failover.seq > before
-        assert failover.facts["outcome"] == "failed"
+        assert failover.facts["outcome"] in {"failed", "refused"}, "refused where the loss was seen before the decision"
         assert systems.gateway().state().active["arrival-delay"] == (active,), "no traffic to a site that is gone"
         # The drilled site comes back alone: the other one is declared lost, and users are served again.
         await_(lambda: systems.gateway().state().closed_sites == {standby}, 5 * MINUTES, "the return of one site")
@@ -308,6 +308,7 @@ def test_the_loss_of_the_other_site_during_a_failover_moves_nothing_and_ends_the
     assert estate.json("evidence", "verify")["verdict"] == "whole"
 
 
+@pytest.mark.soak  # four minutes, most of them until Airflow finds out that its worker is gone
 def test_with_worker_scheduler_and_prober_killed_the_site_comes_back_and_the_verdict_is_unknown(estate: Estate) -> None:
     ready(estate)
     systems = estate.systems

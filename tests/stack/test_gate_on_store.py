@@ -106,6 +106,7 @@ def test_the_command_says_no_with_its_exit_code_and_a_document(
     assert answer["evidence"] == newest(site).seq
 
 
+@pytest.mark.soak
 def test_one_interval_is_judged_by_itself_and_stands_for_nothing_else(
     site: GatedSite, january: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def test_one_interval_is_judged_by_itself_and_stands_for_nothing_else(
     assert (asked.exit_code, answer["verdict"], answer["rows"]) == (ExitCode.MET, "warn", 0), asked.output
 
 
+@pytest.mark.soak
 def test_what_fails_can_be_seen_row_by_row_and_a_first_suite_is_suggested_but_nothing_overwritten(
     site: GatedSite, january: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from ninelives.training.attempt import Wait, attempt
 from ninelives.training.records import Training, unfinished
 from ninelives.versions.copies import make_whole
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.soak]
 
 DAYS = history(70)
 

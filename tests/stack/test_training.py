@@ -342,6 +342,7 @@ def rot(path: Path) -> None:
 # --- the operator ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_the_task_waits_deferred_while_the_stores_are_away_and_then_ends_as_if_nothing_had_happened(
     systems: LedgerOnDisk,
     sites: dict[str, SiteProcesses],
