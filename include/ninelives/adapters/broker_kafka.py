@@ -108,9 +108,9 @@ class KafkaTopic:
             heard = time.monotonic()
             while len(messages) < limit:
                 for message in consumer.consume(min(limit - len(messages), _BATCH), timeout=_WAIT):
-                    heard = time.monotonic()
                     error = message.error()
                     if error is None:
+                        heard = time.monotonic()
                         messages.append(Message(message.offset(), message.value(), _headers(message)))
                     elif error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
                         return messages  # the end is told once per assignment, so the next read makes a new one
