@@ -161,6 +161,7 @@ def test_a_plan_writes_nothing_and_apply_does_what_it_says_once(sites: Sites) ->
     assert sites.disk() == after
 
 
+@pytest.mark.soak  # the unit tests kill at every step; this one kills real processes
 def test_killed_at_any_point_it_is_finished_by_the_next_run(sites: Sites) -> None:
     sites.live_apart()
     acknowledged = {**sites.objects("dublin"), **sites.objects("paris")}

@@ -190,6 +190,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.soak
 def test_a_full_disk_at_the_target_fails_the_run_and_with_room_again_it_converges(
     paris: Site, small_disk: Path
 ) -> None:
