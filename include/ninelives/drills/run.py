@@ -61,7 +61,12 @@ def inject_fault(systems: Systems, drill: Drill) -> Injection:
 
 
 def undo_fault(systems: Systems, drill: Drill, *, by: str) -> None:
-    """Bring back what the drill took away; may be called at any time, any number of times."""
+    """Bring back what the drill took away; may be called at any time, any number of times.
+
+    A drill that has written down no injection took nothing away: what is gone is another one's, or really lost.
+    """
+    if find_injection(systems.home, drill.id) is None:
+        return
     find_scenario(drill.scenario).clean_up(systems, drill)
     close_injection(systems.home, drill.id, by=by)
 
