@@ -67,16 +67,18 @@ def _prepare(systems: ConnectedEstate, api: AirflowApi) -> None:
         return [model for model in models if read_release(systems.store(site), model) is None]
 
     primary = systems.estate.datasets[0].primary
-    if missing(primary):
+    if trained := bool(missing(primary)):
         _say("Training two models on 336,776 real flights")
         _await_dags(api, {"train_model", "replicate_data", "fail_over", "return_site", "run_drill"})
         run_id = api.trigger("train_model", {})
         state = drill.follow_run(api, "train_model", run_id, tell=lambda line: errors.print(line))
         if state != "success":
             raise Unavailable(f"train_model ended as {state}; open {api.url}/dags/train_model/runs/{run_id}")
-    # The release starts replicate_data by itself; a third run would only wait behind it.
     if any(missing(site) for site in systems.estate.site_names) or not _is_gated(systems):
         _say("Copying data, models and registry to the standby, and running the gate on each copy")
+        if not trained:  # a release starts replicate_data by itself; without one the calendar may be minutes away
+            _await_dags(api, {"replicate_data"})
+            api.trigger("replicate_data", {})
         deadline = time.monotonic() + READY_WITHIN
         while any(missing(site) for site in systems.estate.site_names) or not _is_gated(systems):
             if time.monotonic() > deadline:
