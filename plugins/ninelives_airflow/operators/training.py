@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 SPARE = timedelta(minutes=10)
+"""Beyond its deadline a wait is ended by the scheduler, for when no triggerer is left to keep it."""
 
 
 class WriteHistoryOperator(EstateOperator):
@@ -147,8 +148,6 @@ class TrainModelOperator(EstateOperator):
                 reasons=list(wait.reasons),
             ),
             method_name="resume",
-            timeout=datetime.fromisoformat(deadline)
-            - now
-            + SPARE,  # for when no triggerer is left to keep the deadline
+            timeout=datetime.fromisoformat(deadline) - now + SPARE,
             kwargs={"waits": [*waits, {"since": now.isoformat(), "reasons": list(wait.reasons), "deadline": deadline}]},
         )
