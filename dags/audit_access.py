@@ -11,16 +11,14 @@ Compare who may read and write each dataset and model at each site with what the
 - **Fails** on drift. Read the evidence that `audit_permissions` names; mend the policies, or declare what is right.
 """
 
-import pendulum
-from airflow.sdk import DAG, CronTriggerTimetable
+from airflow.sdk import DAG
 
-from ninelives_airflow.defaults import DEFAULT_ARGS, Tag
+from ninelives_airflow.defaults import DEFAULT_ARGS, Tag, calendar
 from ninelives_airflow.operators.access import AuditAccessOperator
 
 with DAG(
     dag_id="audit_access",
-    schedule=CronTriggerTimetable("15 4 * * *", timezone="UTC", run_immediately=False),
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    schedule=calendar("15 4 * * *"),
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

@@ -6,6 +6,7 @@ Bring every two open sites together: merge what only one of them changed, and le
 - **Runs** daily, by hand, and when a lost site takes traffic again.
 - **Merges** by what both sites last agreed on, never by clock: objects by union, a deletion follows into the trash, a
   release that descends from the other wins. Nothing is overwritten before its bytes are kept elsewhere.
+- **Then** the gate judges every copy that it changed.
 - **Asks** an operator of the estate where both sides changed the same thing, or where many objects are gone at once:
   see *Required Actions*. Until somebody answers, each site keeps its own, and both versions are kept at both.
 - **Waits** twenty hours without a slot. An unanswered question stays open in the stores, and the next run asks again.
@@ -14,10 +15,11 @@ Bring every two open sites together: merge what only one of them changed, and le
 """
 
 import pendulum
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TriggerRule, task_group
+from airflow.sdk import DAG, AssetOrTimeSchedule, TriggerRule, task_group
 
 from ninelives_airflow.assets import INCIDENT_OVER
-from ninelives_airflow.defaults import DEFAULT_ARGS, Tag
+from ninelives_airflow.defaults import DEFAULT_ARGS, Tag, calendar
+from ninelives_airflow.operators.gate import QualityGateOperator
 from ninelives_airflow.operators.reconcile import (
     ApplyDecisionOperator,
     AskQuestionOperator,
@@ -26,13 +28,11 @@ from ninelives_airflow.operators.reconcile import (
     ListQuestionsOperator,
     MergeSitesOperator,
 )
-
-DAILY = CronTriggerTimetable("30 1 * * *", timezone="UTC", run_immediately=False)
+from ninelives_airflow.operators.replication import ListCopiesOperator
 
 with DAG(
     dag_id="reconcile_sites",
-    schedule=AssetOrTimeSchedule(timetable=DAILY, assets=[INCIDENT_OVER]),
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    schedule=AssetOrTimeSchedule(timetable=calendar("30 1 * * *"), assets=[INCIDENT_OVER]),
     catchup=False,
     max_active_runs=4,  # one that waits for a person must not hold up what follows an incident
     default_args=DEFAULT_ARGS,
@@ -45,6 +45,10 @@ with DAG(
     list_questions = ListQuestionsOperator(
         task_id="list_questions", merged=merge_sites.output, trigger_rule=TriggerRule.ALL_DONE
     )
+    # Merging changed every copy: without a verdict on each, the next failover would have to wait for the gate.
+    list_copies = ListCopiesOperator(task_id="list_copies", trigger_rule=TriggerRule.ALL_DONE)
+    check_quality = QualityGateOperator.partial(task_id="check_quality").expand_kwargs(list_copies.output)
+    merge_sites >> list_copies
 
     @task_group
     def decide(question):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pendulum
 import pytest
 
 DAGS = sorted((Path(__file__).parents[2] / "dags").glob("*.py"))
@@ -33,6 +34,8 @@ print(json.dumps({
             "file": dag.fileloc,
             "doc": dag.doc_md or "",
             "tags": sorted(dag.tags),
+            "by_the_clock": "Cron" in type(getattr(dag.timetable, "timetable", dag.timetable)).__name__,
+            "starts": dag.start_date is not None,
             "tasks": {
                 task.task_id: {
                     "rule": rule(task),
@@ -82,6 +85,29 @@ def test_task_ids_are_verb_and_noun(parsed: dict) -> None:
     for dag_id, dag in parsed["dags"].items():
         for task_id in dag["tasks"]:
             assert "_" in task_id.split(".")[-1], f"{dag_id}.{task_id}"
+
+
+def test_a_dag_by_the_clock_has_no_start_date_so_that_a_new_estate_does_not_begin_with_last_nights_runs(
+    parsed: dict,
+) -> None:
+    by_the_clock = {dag_id: dag["starts"] for dag_id, dag in parsed["dags"].items() if dag["by_the_clock"]}
+    assert by_the_clock == {"audit_access": False, "reconcile_sites": False, "run_drill": False}
+
+
+def test_what_was_due_just_before_airflow_started_is_not_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.serialization.decoders import decode_timetable
+    from airflow.serialization.encoders import encode_timetable
+    from airflow.timetables.base import TimeRestriction
+
+    from ninelives_airflow.defaults import calendar
+
+    timetable = decode_timetable(encode_timetable(calendar("0 3 * * *")))
+    now = pendulum.datetime(2026, 1, 2, 3, 1, tz="UTC")
+    monkeypatch.setattr("airflow.timetables.trigger.utcnow", lambda: now)
+    restriction = TimeRestriction(earliest=None, latest=None, catchup=False)
+    first = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
+    assert first
+    assert first.run_after == pendulum.datetime(2026, 1, 3, 3, 0, tz="UTC")
 
 
 def test_parsing_loads_nothing_heavy(parsed: dict) -> None:

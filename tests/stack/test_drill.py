@@ -21,7 +21,8 @@ from support.estate import MINUTES, Estate, await_, free_base
 from ninelives.adapters.airflow_api import AirflowApi
 from ninelives.adapters.connected import ConnectedEstate
 from ninelives.cli.drill import airflow_api, start_drill
-from ninelives.drills.preflight import STEADY_FOR
+from ninelives.drills.preflight import STEADY_FOR, check_preflight
+from ninelives.drills.scenario import Drill
 from ninelives.errors import Refused
 from ninelives.injections import find_injection, open_injections
 from ninelives.probing.records import BAD, read_probes
@@ -43,9 +44,14 @@ def estate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
 
 def ready(estate: Estate) -> None:
     """Wait until nothing speaks against a drill."""
-    deadline = time.monotonic() + 5 * MINUTES
-    while reasons := estate.json("drill", "run", "--dry-run", "--service", "arrival-delay")["reasons"]:
+    systems, deadline = estate.systems, time.monotonic() + 5 * MINUTES
+    while reasons := check_preflight(systems, drill_of(systems)).reasons:
         assert time.monotonic() < deadline, reasons
+        time.sleep(1)
+
+
+def drill_of(systems: ConnectedEstate) -> Drill:
+    return Drill("preflight", "site-loss", "arrival-delay", sites(systems)[0])
 
 
 def sites(systems: ConnectedEstate) -> tuple[str, str]:
@@ -103,6 +109,7 @@ def test_afterwards_every_site_is_open_the_service_moved_and_the_evidence_is_who
 def test_a_dry_run_writes_nothing(estate: Estate) -> None:
     ready(estate)
     systems = estate.systems
+    assert estate.json("drill", "run", "--dry-run", "--service", "arrival-delay")["reasons"] == []
     before = (systems.ledger().head(), systems.gateway().state(), systems.ledger().current_lease("drill"))
     run = airflow_api(systems).trigger("run_drill", {"service": "arrival-delay", "site": "active", "dry_run": True})
     await_(lambda: airflow_api(systems).run_state("run_drill", run) == "success", 2 * MINUTES, "the dry run's end")
@@ -199,7 +206,7 @@ def paused(estate: Estate, dag: str) -> Iterator[None]:
     client.patch(f"/api/v2/dags/{dag}", json={"is_paused": True}).raise_for_status()
     try:
         await_(
-            lambda: all(run["state"] not in {"queued", "running"} for run in api.runs(dag, limit=3)),
+            lambda: not api.under_way(dag),
             5 * MINUTES,
             f"the end of {dag}",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,6 +50,8 @@ def test_a_failover_waits_for_the_gate_once_and_then_looks_it_up(site: GatedSite
     assert first.facts["rows"] == 27_004
     assert first.facts["fingerprint"] == manifest.fingerprint
     assert usable_verdict(site.systems(), "flights", "dublin") == first, "a fresh verdict is not asked for again"
+    assert has_verdict(site.systems(), "flights", "dublin")
+    assert not has_verdict(site.systems(), "flights", "dublin", max_age=timedelta(0)), "one as old as that is renewed"
 
     last = sorted(january)[-1]
     publish(site.store, {key: data for key, data in january.items() if key != last})

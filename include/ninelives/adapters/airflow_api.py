@@ -56,6 +56,10 @@ class AirflowApi:
         params = {"order_by": "-run_after", "limit": limit}
         return list(self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=params).json()["dag_runs"])
 
+    def under_way(self, dag_id: str) -> bool:
+        """Whether a run of the DAG waits or runs."""
+        return any(run["state"] in {"queued", "running"} for run in self.runs(dag_id, limit=3))
+
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         """State by task id; mapped tasks carry their index, ``verify_data[0]``."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances"

@@ -22,6 +22,9 @@ PARSED_WITHIN = 120.0
 READY_WITHIN = 300.0
 """Seconds that replication, gates and the prober may take until a drill may start."""
 
+_END_WITH_THE_GATE = ("replicate_data", "return_site", "reconcile_sites")
+"""DAGs after which every copy has a verdict; the second starts the third."""
+
 
 def demo() -> None:
     """Start the demo estate, lose a site on purpose, and say what users felt. Exit 0 met, 1 error, 3 missed."""
@@ -76,13 +79,15 @@ def _prepare(systems: ConnectedEstate, api: AirflowApi) -> None:
             raise Unavailable(f"train_model ended as {state}; open {api.url}/dags/train_model/runs/{run_id}")
     if any(missing(site) for site in systems.estate.site_names) or not _is_gated(systems):
         _say("Copying data, models and registry to the standby, and running the gate on each copy")
-        if not trained:  # a release starts replicate_data by itself; without one the calendar may be minutes away
-            _await_dags(api, {"replicate_data"})
-            api.trigger("replicate_data", {})
+        _await_dags(api, set(_END_WITH_THE_GATE))
+        started = trained  # a release starts replicate_data by itself; without one the calendar may be minutes away
         deadline = time.monotonic() + READY_WITHIN
         while any(missing(site) for site in systems.estate.site_names) or not _is_gated(systems):
             if time.monotonic() > deadline:
                 raise Unavailable(f"the copies are not complete; open {api.url}/dags/replicate_data")
+            if not started and not any(api.under_way(dag) for dag in _END_WITH_THE_GATE):
+                api.trigger("replicate_data", {})
+                started = True
             time.sleep(1)
 
 

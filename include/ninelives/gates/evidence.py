@@ -22,6 +22,8 @@ from ninelives.replication.manifest import read_manifest
 KIND = "gate"
 MAX_AGE = timedelta(hours=1)
 """How long a verdict about unchanged data may be relied on: bits rot, and a copy grows stale."""
+RENEW_AFTER = MAX_AGE / 4
+"""Age from which on an unchanged copy is judged again by whoever keeps verdicts at hand: long before it is too old."""
 
 
 def subject(dataset: str, site: str, interval: Interval | None = None) -> str:
@@ -131,7 +133,7 @@ def usable_verdict(systems: Systems, dataset: str, site: str, *, interval: Inter
     :raises EstateError: the suite cannot be used
     :raises Unavailable: the store or the ledger does not answer
     """
-    found = _known_verdict(systems, dataset, site, interval)
+    found = _known_verdict(systems, dataset, site, interval, MAX_AGE)
     if found is not None:
         return found
     result, written = run_gate(systems, dataset, site, interval=interval)
@@ -140,12 +142,16 @@ def usable_verdict(systems: Systems, dataset: str, site: str, *, interval: Inter
     return written
 
 
-def has_verdict(systems: Systems, dataset: str, site: str, *, interval: Interval | None = None) -> bool:
+def has_verdict(
+    systems: Systems, dataset: str, site: str, *, interval: Interval | None = None, max_age: timedelta = MAX_AGE
+) -> bool:
     """Whether ``usable_verdict`` would answer at once; raises as it does, and never runs the gate."""
-    return _known_verdict(systems, dataset, site, interval) is not None
+    return _known_verdict(systems, dataset, site, interval, max_age) is not None
 
 
-def _known_verdict(systems: Systems, dataset: str, site: str, interval: Interval | None) -> Record | None:
+def _known_verdict(
+    systems: Systems, dataset: str, site: str, interval: Interval | None, max_age: timedelta
+) -> Record | None:
     suite = load_suite(suite_path(systems.home.expectations, systems.estate.dataset_by_name[dataset].suite))
     store = systems.store(site)
     fingerprints = {}
@@ -163,7 +169,7 @@ def _known_verdict(systems: Systems, dataset: str, site: str, interval: Interval
         site,
         fingerprint=fingerprints.pop(dataset),
         suite_sha256=suite.sha256,
-        max_age=MAX_AGE,
+        max_age=max_age,
         now=datetime.now(UTC),
         interval=interval,
         references=fingerprints,

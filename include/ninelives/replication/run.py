@@ -8,6 +8,7 @@ from datetime import datetime
 
 from ninelives.errors import NinelivesError, Refused
 from ninelives.ports import Systems
+from ninelives.replication.manifest import BUCKET, read_manifest
 from ninelives.replication.replicate import (
     MAX_SHRINK,
     WHOLE,
@@ -61,6 +62,20 @@ def replicate_and_record(
     status = copy_of(systems, dataset, target) if last else None
     evidence = _record(*ends, result.facts(), status) if record else None
     return Outcome(result, status, evidence)
+
+
+def never_written(systems: Systems, dataset: str, sites: Sequence[str]) -> bool:
+    """Whether nobody has written the dataset yet: nothing is at any of ``sites``, and no evidence says otherwise.
+
+    :raises NinelivesError: a store or the ledger does not answer
+    """
+    if any(systems.ledger().records(kind="replication", subject=f"{dataset}@{site}", limit=1) for site in sites):
+        return False
+    stores = [systems.store(site) for site in sites]
+    return all(
+        read_manifest(store, dataset) is None and next(iter(store.list(BUCKET, f"{dataset}/")), None) is None
+        for store in stores
+    )
 
 
 def copy_of(systems: Systems, dataset: str, site: str) -> CopyStatus:

@@ -79,7 +79,8 @@ def settings(local: LocalEstate, project: Path) -> dict[str, dict[str, object]]:
         },
         "api_auth": {"jwt_secret": secrets.token("airflow-jwt", 64)},
         "scheduler": {
-            "scheduler_idle_sleep_time": 0.1,  # measured: a hop takes 0.3 s instead of 1.1 s
+            # Measured: idle, scheduler and database take 0.36 of a core at 0.1 s and 0.18 at 0.3 s, for 0.1 s a hop.
+            "scheduler_idle_sleep_time": 0.3,
             "task_instance_heartbeat_sec": 5,  # measured: a killed worker is noticed after 31 s instead of 5 minutes
             "task_instance_heartbeat_timeout": 30,
             "task_instance_heartbeat_timeout_detection_interval": 5,

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 class PlanReplicationOperator(EstateOperator):
     """List what is to be copied, ``dataset``, ``source``, ``target`` and ``shard``, between sites that are open.
 
-    The source is the dataset's primary, or its first open copy while the primary is closed.
+    The source is the dataset's primary, or its first open copy while the primary is closed. A dataset that nobody has
+    written yet is left out: an estate that was just set up has not failed.
     """
 
     def act(self, systems: EstateHook, context: Context) -> list[dict[str, Any]]:
-        copies = open_copies(systems)
+        copies = {
+            dataset: sites
+            for dataset, sites in open_copies(systems).items()
+            if not self.missing(systems, dataset, sites)
+        }
         return [
             {"dataset": dataset, "source": sites[0], "target": target, "shard": f"{number}/{shards}"}
             for dataset, sites in copies.items()
@@ -33,12 +38,43 @@ class PlanReplicationOperator(EstateOperator):
             for number in range(1, shards + 1)
         ]
 
+    def missing(self, systems: EstateHook, dataset: str, sites: list[str]) -> bool:
+        from ninelives.errors import NinelivesError
+        from ninelives.replication.run import never_written
+
+        try:
+            nothing = never_written(systems, dataset, sites)
+        except NinelivesError as error:  # the copy meets it again, and leaves it as evidence
+            self.log.warning("It cannot be seen whether anybody wrote %s: %s", dataset, error)
+            return False
+        if nothing:
+            self.log.warning("Nobody has written %s yet; there is nothing to replicate", dataset)
+        return nothing
+
 
 class ListCopiesOperator(EstateOperator):
-    """List every copy, ``dataset`` and ``site``, that the gate should know."""
+    """List the copies, ``dataset`` and ``site``, for the gate: all but those that it judged lately as they are now."""
 
     def act(self, systems: EstateHook, context: Context) -> list[dict[str, Any]]:
-        return [{"dataset": dataset, "site": site} for dataset, sites in open_copies(systems).items() for site in sites]
+        return [
+            {"dataset": dataset, "site": site}
+            for dataset, sites in open_copies(systems).items()
+            for site in sites
+            if not self.judged(systems, dataset, site)
+        ]
+
+    def judged(self, systems: EstateHook, dataset: str, site: str) -> bool:
+        from ninelives.errors import NinelivesError
+        from ninelives.gates.evidence import RENEW_AFTER, has_verdict
+
+        try:
+            known = has_verdict(systems, dataset, site, max_age=RENEW_AFTER)
+        except NinelivesError as error:  # the gate meets it again, and fails for this copy alone
+            self.log.warning("No verdict on %s at %s can be looked up: %s", dataset, site, error)
+            return False
+        if known:
+            self.log.info("%s at %s was judged less than %s ago, exactly as it is", dataset, site, RENEW_AFTER)
+        return known
 
 
 def open_copies(systems: EstateHook) -> dict[str, list[str]]:
