@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC
+from functools import cache
 from typing import Any
 
 from ninelives.errors import Unavailable
@@ -22,6 +23,17 @@ from ninelives.ports import Connection, ObjectInfo
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _DENIED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _OURS = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+
+_making = threading.Lock()
+"""Clients may be used by several threads, a session may not."""
+
+
+@cache
+def _session() -> Any:
+    """One for all stores: reading what S3 is takes it a tenth of a second."""
+    import boto3
+
+    return boto3.session.Session()
 
 
 class S3ObjectStore:
@@ -50,7 +62,6 @@ class S3ObjectStore:
         self._region = region
         self._timeouts = (connect_timeout, read_timeout)
         self._clients: dict[tuple[float, float, int], Any] = {}
-        self._lock = threading.Lock()
 
     @classmethod
     def from_connection(cls, connection: Connection, site: str) -> S3ObjectStore:
@@ -159,13 +170,12 @@ class S3ObjectStore:
 
     def _client(self, *, connect: float | None = None, read: float | None = None, attempts: int = 2) -> Any:
         settings = (connect or self._timeouts[0], read or self._timeouts[1], attempts)
-        with self._lock:
+        with _making:
             if settings not in self._clients:
                 # Imported and built on first use: DAG parsing and the command line only hold the object.
-                import boto3
                 from botocore.config import Config
 
-                self._clients[settings] = boto3.session.Session().client(
+                self._clients[settings] = _session().client(
                     "s3",
                     endpoint_url=self._endpoint_url,
                     aws_access_key_id=self._keys[0],
