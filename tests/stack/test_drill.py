@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from support.estate import MINUTES, Estate, await_, free_base
+from support.estate import MINUTES, PROBE_RATE, Estate, await_, free_base
 
 from ninelives.adapters.airflow_api import AirflowApi
 from ninelives.adapters.connected import ConnectedEstate
@@ -121,27 +121,7 @@ def test_a_dry_run_writes_nothing(estate: Estate) -> None:
     assert open_injections(estate.home) == []
 
 
-def test_an_active_active_service_rides_through_and_a_second_drill_is_refused(estate: Estate) -> None:
-    ready(estate)
-    systems = estate.systems
-    api = airflow_api(systems)
-    first = start_drill(api, scenario="site-loss", service="late-arrival", site="paris")
-    await_(lambda: open_injections(estate.home), 2 * MINUTES, "the first drill's fault")
-    second = start_drill(api, scenario="site-loss", service="late-arrival", site="dublin")
-    assert ended(api, second) == "failed"
-    assert evidence_of(systems, second)["outcome"] == "refused"
-    ended(api, first)
-    measured = evidence_of(systems, first)
-    assert measured["outcome"] == "measured", measured
-    felt = measured["felt"]["late-arrival"]
-    assert felt["wrong"] == 0, felt
-    assert felt["failed"] + felt["degraded"] <= 0.01 * felt["sent"], felt  # in flight at the kill, on a busy machine
-    assert measured["verdicts"]["rto"] == "met"
-    assert open_injections(estate.home) == []
-
-
 def test_a_drill_is_refused_while_survivors_are_ill(estate: Estate) -> None:
-    ready(estate)
     systems = estate.systems
     api = airflow_api(systems)
     store, gateway = estate.pid("dublin-store"), estate.pid("gateway")
@@ -152,7 +132,7 @@ def test_a_drill_is_refused_while_survivors_are_ill(estate: Estate) -> None:
     try:
         os.kill(gateway, signal.SIGSTOP)
         try:
-            await_(lambda: bad_answers(estate) > 150, MINUTES, "bad answers")
+            await_(lambda: bad_answers(estate) > 8 * PROBE_RATE, MINUTES, "bad answers")
         finally:
             os.kill(gateway, signal.SIGCONT)
         run = start_drill(api, scenario="site-loss", service="arrival-delay", site="active")
@@ -176,7 +156,6 @@ def bad_answers(estate: Estate) -> int:
 
 
 def test_when_the_gate_cannot_vouch_for_the_standbys_data_traffic_does_not_move(estate: Estate) -> None:
-    ready(estate)
     systems = estate.systems
     api = airflow_api(systems)
     active, standby = sites(systems)
@@ -223,7 +202,10 @@ def signed_in(estate: Estate, user: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
 
-def test_four_eyes_hold_when_the_requester_patches_the_task_and_forges_the_answer(estate: Estate) -> None:
+def test_four_eyes_hold_against_forgery_and_an_approved_drill_of_an_active_active_service_rides_through(
+    estate: Estate,
+) -> None:
+    """The requester patches the task and forges the answer; another person approves; a second drill is refused."""
     ready(estate)
     systems = estate.systems
     policy = estate.home.root / "estate.yaml"
@@ -251,15 +233,36 @@ def test_four_eyes_hold_when_the_requester_patches_the_task_and_forges_the_answe
         injected(estate)
     finally:
         policy.write_text(declared)
-    # And a run that somebody marks as failed brings its site back at once, leaves evidence, and is no success.
-    ada.set_run_state("run_drill", approved, "failed")
+    second = start_drill(ada, scenario="site-loss", service="late-arrival", site=sites(systems)[0])
+    assert ended(ada, second) == "failed"
+    assert evidence_of(systems, second)["outcome"] == "refused"
+    ended(ada, approved)
+    measured = evidence_of(systems, approved)
+    assert measured["outcome"] == "measured", measured
+    felt = measured["felt"]["late-arrival"]
+    assert felt["wrong"] == 0, felt
+    assert felt["failed"] + felt["degraded"] <= max(2, 0.01 * felt["sent"]), felt  # in flight at the kill
+    assert measured["verdicts"]["rto"] == "met"
+    assert open_injections(estate.home) == []
+
+
+@pytest.mark.soak
+def test_a_run_that_somebody_marks_as_failed_brings_its_site_back_leaves_evidence_and_is_no_success(
+    estate: Estate,
+) -> None:
+    ready(estate)
+    systems = estate.systems
+    api = airflow_api(systems)
+    run = start_drill(api, scenario="site-loss", service="late-arrival", site=sites(systems)[1])
+    injected(estate)
+    AirflowApi(api.url, "ada", estate.passwords["ada"]).set_run_state("run_drill", run, "failed")
     await_(lambda: not open_injections(estate.home), 2 * MINUTES, "the return of the site's processes")
-    (undone,) = (one for one in [find_injection(estate.home, approved)] if one)
+    (undone,) = (one for one in [find_injection(estate.home, run)] if one)
     assert undone.undone_by in {"restore_site", "record_drill"}  # the latter where lose_site was still at work
     assert undone.undone_at
     assert undone.undone_at < undone.expires_at
-    assert ended(ada, approved) == "failed"
-    facts = evidence_of(systems, approved)
+    assert ended(api, run) == "failed"
+    facts = evidence_of(systems, run)
     assert (facts["outcome"], facts["verdicts"]["rpo"]) == ("measured", "unknown")
     assert facts["verdict"] != "met"
     assert "await_recovery" in facts["problem"]

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
+from ninelives.adapters.http_client import http_client
 from ninelives.errors import Refused, Unavailable
 from ninelives.ports import Connection, IntervalRun, NativeBackfill, Schedule
 
@@ -34,7 +35,7 @@ class AirflowApi:
         self.url = url
         self._login = {"username": login, "password": password}
         # The first requests after a start make Airflow build its schemas: ten seconds of CPU time.
-        self._client = httpx.Client(base_url=url, timeout=httpx.Timeout(60.0, connect=5.0), trust_env=False)
+        self._client = http_client(url, timeout=httpx.Timeout(60.0, connect=5.0))
         self._token: str | None = None
 
     @classmethod

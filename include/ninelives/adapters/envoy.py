@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ninelives.adapters.http_client import http_client
 from ninelives.compilers.envoy import (
     BOOTSTRAP,
     CLUSTERS,
@@ -319,9 +320,7 @@ class EnvoyGateway:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        import httpx
-
-        return httpx.Client(base_url=self.admin, timeout=2.0, trust_env=False)
+        return http_client(self.admin, timeout=2.0)
 
     def _ask(self, path: str, **query: str) -> Any:
         import httpx

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ninelives.adapters.http_client import http_client
 from ninelives.errors import Unavailable
 from ninelives.ports import Connection, ModelVersion
 
@@ -81,9 +82,10 @@ class MlflowRegistry:
         import httpx  # without MLflow's own client, which takes seconds to import: the triggerer asks too
 
         known = (self.connection.login, self.connection.password or "") if self.connection.login else None
-        url = f"{self.connection.url}/api/2.0/mlflow/registered-models/search"
+        path = "/api/2.0/mlflow/registered-models/search"
         try:
-            httpx.get(url, params={"max_results": 1}, auth=known, timeout=PING).raise_for_status()
+            with http_client(self.connection.url, auth=known, timeout=PING) as client:
+                client.get(path, params={"max_results": 1}).raise_for_status()
         except httpx.HTTPError as error:
             raise Unavailable(f"MLflow at {self.connection.url}: {error!r}") from error
 

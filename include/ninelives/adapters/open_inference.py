@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ninelives.adapters.http_client import http_client
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.ports import Answer, Features
 from ninelives.serving.protocol import decode_response, encode_request
@@ -70,10 +71,7 @@ class _Http:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        import httpx
-
-        # trust_env: a proxy of the environment must never stand between a probe and what it looks at.
-        return httpx.Client(base_url=self._url, headers=dict(self._headers), timeout=self._timeout, trust_env=False)
+        return http_client(self._url, headers=dict(self._headers), timeout=self._timeout)
 
     def get(self, path: str) -> httpx.Response:
         """The answer, whatever its status says."""

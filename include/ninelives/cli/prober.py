@@ -18,7 +18,10 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def run(
-    rate: Annotated[float, typer.Option(help="Probes per second and service.", min=0.01, max=1000)] = 20.0,
+    rate: Annotated[
+        float,
+        typer.Option(help="Probes per second and service.", envvar="NINELIVES_PROBE_RATE", min=0.01, max=1000),
+    ] = 20.0,
     services: Annotated[str, typer.Option(help="Only these, with commas between them.")] = "",
     keep: Annotated[int, typer.Option(help="Days for which probes are kept.", min=1)] = 7,
 ) -> None:

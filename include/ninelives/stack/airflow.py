@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ninelives.adapters.http_client import http_client
 from ninelives.errors import Unavailable
 from ninelives.estate import Estate
 from ninelives.files import write_atomically
@@ -100,7 +101,7 @@ def settings(local: LocalEstate, project: Path) -> dict[str, dict[str, object]]:
         "dag_processor": {
             "dag_bundle_config_list": json.dumps(_bundles(local)),
             "parsing_processes": 1,
-            "min_file_process_interval": 120,  # a changed file is read sooner, see refresh_interval
+            "min_file_process_interval": 300,  # a changed file is read sooner, see refresh_interval
             "refresh_interval": 30,
             "print_stats_interval": 0,
         },
@@ -191,9 +192,8 @@ def healthy(local: LocalEstate) -> bool:
     import httpx
 
     try:
-        answer = httpx.get(
-            f"http://127.0.0.1:{local.ports.airflow}/api/v2/monitor/health", timeout=5.0, trust_env=False
-        )
+        with http_client(f"http://127.0.0.1:{local.ports.airflow}", timeout=5.0) as client:
+            answer = client.get("/api/v2/monitor/health")
         parts = answer.json() if answer.status_code == 200 else {}
     except (httpx.HTTPError, ValueError):
         return False

@@ -271,7 +271,7 @@ class _Start:
                 return
             if time.monotonic() > deadline:
                 raise self._failure(programs[0].name, f"did not answer within {_PATIENCE:.0f} s")
-            if self.cancelled.wait(0.1):
+            if self.cancelled.wait(0.2):
                 raise Unavailable("given up, because another step failed")
 
     def _failure(self, program: str, what: str) -> Unavailable:

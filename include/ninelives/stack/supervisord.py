@@ -19,6 +19,7 @@ from ninelives.stack.secrets import private_folder
 
 # What programs inherit. A user's AIRFLOW__*, AWS_*, MLFLOW_* or RCLONE_* must not bend the estate.
 _INHERITED = {
+    "NINELIVES_PROBE_RATE",
     "HOME",
     "USER",
     "LOGNAME",
