@@ -37,6 +37,10 @@ class Connection:
         host = self.host or ""
         return f"{host if '://' in host else f'http://{host}'}{f':{self.port}' if self.port else ''}"
 
+    def bucket(self, name: str) -> str:
+        """What a bucket is called in this store; AWS gives a name only once, so its sites have a ``bucket_prefix``."""
+        return f"{self.extra.get('bucket_prefix') or ''}{name}"
+
 
 class Connections(Protocol):
     """Finds a connection by id; raises ``Unavailable`` naming the id where there is none."""
@@ -509,7 +513,9 @@ class Systems(Protocol):
 
     def stores(self) -> dict[str, ObjectStore]: ...
 
-    def copier(self) -> ObjectCopier: ...
+    def copier(self, dataset: str | None = None) -> ObjectCopier:
+        """What copies ``dataset`` between sites, as the estate declares; what copies everything else."""
+        ...
 
     def replicas(self, site: str) -> list[Replica]: ...
 

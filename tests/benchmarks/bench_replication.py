@@ -29,9 +29,9 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "include"), str(ROOT / "tests")]
 
-from stack.test_replication import KEY, SECRET, Site  # noqa: E402
+from support.sites import KEY, SECRET, Site  # noqa: E402
 
-from ninelives.adapters.rclone import RcloneCopier, _environment, find_rclone  # noqa: E402
+from ninelives.adapters.rclone import RcloneCopier, find_rclone, rclone_environment  # noqa: E402
 from ninelives.replication.replicate import replicate  # noqa: E402
 
 LOADS = {"small": (10_000, 10_000), "medium": (200, 5_000_000), "large": (1, 2_000_000_000)}
@@ -97,7 +97,7 @@ def measure(folder: Path, number: int, count: int, size: int, peers: Mapping[str
         return f"http://127.0.0.1:{site.port}"
 
     def run(step: str) -> None:
-        environment = _environment({"source": paris.connection, "target": targets["rclone"].connection})
+        environment = rclone_environment({"source": paris.connection, "target": targets["rclone"].connection})
         verb = ["sync", "--checksum"] if step == "unchanged" else ["copy", "--checksum"]
         found[f"{step}/rclone"] = measured(
             [find_rclone(), *verb, "source:data/flights", "target:data/flights", "--config", os.devnull,

@@ -5,135 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
+from support.processes import wait_until
+from support.sites import KEY, SECRET, Site, run
+from unit.versions.estates import as_dvc
 
-from ninelives.adapters.rclone import RcloneCopier, find_rclone
-from ninelives.adapters.s3 import S3ObjectStore
+from ninelives.adapters.rclone import RcloneCopier
 from ninelives.errors import NinelivesError, Refused, Unavailable
-from ninelives.ports import Connection, CopyProgress
+from ninelives.ports import CopyProgress
 from ninelives.replication.manifest import read_manifest, scan, write_manifest
 from ninelives.replication.reconcile import reconcile_stores
-from ninelives.replication.replicate import ReplicationResult, replicate, replicate_artifacts, replicate_models
+from ninelives.replication.replicate import replicate_artifacts, replicate_models
 from ninelives.replication.transfer import Link
+from ninelives.versions.objects import object_key, read_version, record_version
 
 pytestmark = pytest.mark.stack
 
-KEY, SECRET = "replicationtestkey00", "replicationtestsecret00"
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            raise AssertionError("it did not happen in time")
-        time.sleep(0.005)
-
-
-class Site:
-    """One store: a folder and the process that serves it, at an address that it keeps when it is restarted."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.folder, self.port = name, folder, 0
-        self.process: subprocess.Popen[bytes] | None = None
-        self._clients: dict[int, S3ObjectStore] = {}
-        for bucket in ("data", "models", "mlflow"):
-            (folder / bucket).mkdir(parents=True, exist_ok=True)
-
-    def start(self) -> None:
-        log = self.folder.with_name(f"{self.name}.log")
-        with log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [find_rclone(), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--config", os.devnull, self.folder],
-                env={**os.environ, "RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'},
-                stderr=stderr,
-                start_new_session=True,
-            )
-        wait_until(lambda: re.search(rb"127\.0\.0\.1:(\d+)", log.read_bytes()) is not None)
-        self.port = int(re.search(rb"127\.0\.0\.1:(\d+)", log.read_bytes())[1])  # type: ignore[index]
-        wait_until(self._answers)
-
-    def _answers(self) -> bool:
-        try:
-            self.store.ping()
-        except Unavailable:
-            return False
-        return True
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    @property
-    def connection(self) -> Connection:
-        extra = {"endpoint_url": f"http://127.0.0.1:{self.port}", "region_name": "us-east-1"}
-        return Connection(f"ninelives_{self.name}_store", login=KEY, password=SECRET, extra=extra)
-
-    @property
-    def store(self) -> S3ObjectStore:
-        if self.port not in self._clients:  # each costs a fifth of a second of CPU
-            self._clients[self.port] = S3ObjectStore.from_connection(self.connection, self.name)
-        return self._clients[self.port]
-
-    def path(self, key: str, bucket: str = "data") -> Path:
-        return self.folder / bucket / key
-
-    def objects(self, prefix: str = "flights", bucket: str = "data") -> dict[str, bytes]:
-        root = self.folder / bucket
-        return {
-            str(file.relative_to(root)): file.read_bytes()
-            for file in (root / prefix).rglob("*")
-            if file.is_file() and not file.name.startswith(".rclone_temp_put")
-        }
-
-    def fill(self, count: int, size: int) -> None:
-        """Write days straight to the disk, as if they had been there when the store was started."""
-        for day in range(count):
-            file = self.path(f"flights/day={day:04}/part-0.parquet")
-            file.parent.mkdir(parents=True)
-            file.write_bytes(os.urandom(size))
-            os.utime(file, (1_700_000_000, 1_700_000_000))
-
-    def flip(self, key: str, bucket: str = "data") -> None:
-        """One bit on the disk, size and time kept: no listing and no cached ETag shows it."""
-        file = self.path(key, bucket)
-        stat = file.stat()
-        data = bytearray(file.read_bytes())
-        data[len(data) // 2] ^= 1
-        file.write_bytes(data)
-        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-
-@pytest.fixture
-def paris(tmp_path: Path) -> Iterator[Site]:
-    site = Site("paris", tmp_path / "paris")
-    yield site
-    site.kill()
-
-
-@pytest.fixture
-def dublin(tmp_path: Path) -> Iterator[Site]:
-    site = Site("dublin", tmp_path / "dublin")
-    site.start()
-    yield site
-    site.kill()
-
-
-def run(paris: Site, dublin: Site, on_progress: Callable[[CopyProgress], None] | None = None) -> ReplicationResult:
-    ends = (paris.store, dublin.store, RcloneCopier(), paris.connection, dublin.connection)
-    return replicate("flights", *ends, on_progress=on_progress)
 
 
 def test_full_then_incremental_then_repair(paris: Site, dublin: Site) -> None:
@@ -199,7 +96,8 @@ def test_killed_in_the_middle_it_leaves_no_process_and_a_further_run_converges(p
         assert child.stdin is not None
         child.stdin.write(json.dumps(conns).encode())
         child.stdin.close()
-        wait_until(lambda: any(dublin.path("flights").glob("*/*.parquet")) or child.poll() is not None)
+        days = dublin.path("flights")
+        wait_until(lambda: any(days.glob("*/*.parquet")) or child.poll() is not None, "it copies", every=0.005)
         engines = psutil.Process(child.pid).children()
         commands = [" ".join(engine.cmdline()) for engine in engines]
     finally:
@@ -208,7 +106,8 @@ def test_killed_in_the_middle_it_leaves_no_process_and_a_further_run_converges(p
     assert len(engines) == 1
     assert SECRET not in commands[0]
     assert KEY not in commands[0]
-    wait_until(lambda: not any(engine.is_running() and engine.status() != "zombie" for engine in engines))
+    for engine in engines:
+        wait_until(lambda e=engine: not e.is_running() or e.status() == "zombie", "rclone ends")
     there = len(dublin.objects())
     assert 0 < there < 300
     assert read_manifest(dublin.store, "flights") is None
@@ -236,7 +135,7 @@ def test_a_store_lost_in_the_middle_is_unavailable_and_converges_when_it_is_back
 
     thread = threading.Thread(target=attempt)
     thread.start()
-    wait_until(lambda: any(dublin.path("flights").glob("*/*.parquet")))
+    wait_until(lambda: any(dublin.path("flights").glob("*/*.parquet")), "it copies", every=0.005)
     site.kill()
     thread.join(60)
     assert not thread.is_alive()
@@ -273,7 +172,7 @@ def test_what_an_upload_left_behind_when_its_store_was_killed_is_no_object(paris
 
     thread = threading.Thread(target=attempt)
     thread.start()
-    wait_until(lambda: any(dublin.path("flights").rglob(".rclone_temp_put*")))
+    wait_until(lambda: any(dublin.path("flights").rglob(".rclone_temp_put*")), "it uploads", every=0.005)
     dublin.kill()
     thread.join(60)
     dublin.start()
@@ -393,8 +292,17 @@ def test_the_command_line_replicates_and_judges_the_lag(paris: Site, dublin: Sit
     code, status = ninelives("status")
     assert code == 3
     assert status[0]["verdict"] == "unknown"  # type: ignore[index]
+    version, objects = as_dvc({"day=2013-01-01.parquet": b"what a model was trained on"})
+    paris.store.ensure_bucket("dvc")
+    for name, data in objects.items():
+        paris.store.put("dvc", object_key(name), data)
+    record_version(paris.store, "flights", version, datetime.now(UTC))
     code, report = ninelives("run", "--no-record", "--from", "paris", "--to", "dublin")
     assert code == 0, report
+    (versions,) = [one for one in report["results"] if "versions_of" in one]  # type: ignore[index, call-overload]
+    assert (versions["versions_of"], versions["versions"], versions["copied"]) == ("flights", 1, 2)
+    assert read_version(dublin.store, version) == {"day=2013-01-01.parquet": b"what a model was trained on"}
+    assert [one["dataset"] for one in report["results"] if "dataset" in one] == ["flights", "artifacts"]  # type: ignore[index, call-overload]
     assert report["results"][0]["copied"] == 5  # type: ignore[index, call-overload]
     assert report["results"][0]["status"]["verdict"] == "met"  # type: ignore[index, call-overload]
     code, status = ninelives("status", "flights", "--to", "dublin")

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from stack.test_replication import Site, run, wait_until
+from support.processes import wait_until
+from support.sites import Site, run
 
 from ninelives.adapters.rclone import RcloneCopier
 from ninelives.adapters.s3 import S3ObjectStore
@@ -33,21 +34,6 @@ from ninelives.replication.transfer import Link
 from ninelives.replication.verify import VerifyResult, verify
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture
-def paris(tmp_path: Path) -> Iterator[Site]:
-    site = Site("paris", tmp_path / "paris")
-    yield site
-    site.kill()
-
-
-@pytest.fixture
-def dublin(tmp_path: Path) -> Iterator[Site]:
-    site = Site("dublin", tmp_path / "dublin")
-    site.start()
-    yield site
-    site.kill()
 
 
 def link(paris: Site, dublin: Site) -> Link:
@@ -146,7 +132,7 @@ def test_a_writer_killed_at_many_points_never_leaves_a_half_checkpoint_that_coun
     """Killed between any two requests and within them: each time after another time since its start."""
     paris.start()
     store, writers = paris.store, S3ObjectStore.from_connection(paris.connection, "paris")
-    writers._client()  # built once, but without a connection that parent and children would share
+    writers.prepare()  # once, but without a connection that parent and children would share
     write_checkpoint(store, "run", 0, contents(0))
     begun = time.monotonic()
     write_checkpoint(store, "run", 1, contents(1))
@@ -211,4 +197,4 @@ def test_a_full_disk_at_the_target_fails_the_run_and_with_room_again_it_converge
         assert result.copied <= 100
     finally:
         dublin.kill()
-        wait_until(lambda: dublin.process is None or dublin.process.poll() is not None)
+        wait_until(lambda: dublin.process is None or dublin.process.poll() is not None, "the store ends")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ninelives.estate import Estate, Service, load_estate
-from ninelives.estate.model import AccessKind
+from ninelives.estate.model import AccessKind, Engine
 from ninelives.estate.streams import Stream
 from ninelives.home import Home
 from ninelives.ports import (
@@ -16,6 +16,7 @@ from ninelives.ports import (
     Features,
     Gateway,
     Ledger,
+    ObjectCopier,
     ObjectStore,
     Registry,
     Replica,
@@ -25,7 +26,6 @@ from ninelives.ports import (
 )
 
 if TYPE_CHECKING:
-    from ninelives.adapters.rclone import RcloneCopier
     from ninelives.gates.verdict import ExpectationEngine
 
 
@@ -56,9 +56,13 @@ class ConnectedEstate:
     def stores(self) -> dict[str, ObjectStore]:
         return {site: self.store(site) for site in self.estate.site_names}
 
-    def copier(self) -> RcloneCopier:
+    def copier(self, dataset: str | None = None) -> ObjectCopier:
         from ninelives.adapters.rclone import RcloneCopier
 
+        if dataset is not None and self.estate.dataset_by_name[dataset].engine is Engine.DATASYNC:
+            from ninelives.adapters.datasync import DataSyncCopier
+
+            return DataSyncCopier(RcloneCopier())
         return RcloneCopier()
 
     def replicas(self, site: str) -> list[Replica]:

@@ -43,7 +43,7 @@ def keep_version(folder: Path, remote: Connection, store: ObjectStore, files: Ma
         with repo.config.edit("local") as config:
             config["core"] = {"remote": "store", "analytics": False}
             config["remote"]["store"] = {
-                "url": f"s3://{BUCKET}",
+                "url": f"s3://{remote.bucket(BUCKET)}",
                 "endpointurl": remote.extra["endpoint_url"],
                 "access_key_id": remote.login,
                 "secret_access_key": remote.password,

@@ -85,7 +85,7 @@ class RcloneCopier:
         :raises Unavailable: rclone is missing or failed, with its own words; what was copied stays
         """
         options = [*self._options(), *(("--no-check-dest",) if force else ("--checksum",))]
-        environment = _environment({"source": source, "target": target})
+        environment = rclone_environment({"source": source, "target": target})
         watch = _Watch([_address(source), _address(target)], self._patience, on_progress)
         listed: list[str] | None = None
         if keys is not None:
@@ -97,7 +97,7 @@ class RcloneCopier:
         else:
             folder = prefix.strip("/")
             options += ["--fast-list"]
-        places = [_place("source", bucket, folder), _place("target", bucket, into, folder)]
+        places = [_place("source", source, bucket, folder), _place("target", target, bucket, into, folder)]
         try:
             return self._run(["copy", *places, *options], environment, listed, watch)
         except Unavailable as error:
@@ -117,10 +117,11 @@ class RcloneCopier:
         if not listed:
             return {}
         watch = _Watch([_address(connection)], self._patience, None)
-        arguments = ["hashsum", "SHA256", "--download", _place("source", bucket, folder), *self._options(), *how]
+        place = _place("source", connection, bucket, folder)
+        arguments = ["hashsum", "SHA256", "--download", place, *self._options(), *how]
         found: dict[str, str] = {}
         with tempfile.TemporaryFile() as output:
-            environment = _environment({"source": connection})
+            environment = rclone_environment({"source": connection})
             self._run([*arguments, "--use-server-modtime"], environment, listed, watch, output)
             output.seek(0)
             for line in output:
@@ -203,8 +204,9 @@ def _tidy(keys: list[str]) -> bool:
     return all("/" in key and not key.startswith("/") and "//" not in key and "/./" not in f"/{key}" for key in keys)
 
 
-def _place(remote: str, bucket: str, *folders: str) -> str:
-    return "/".join((f"{remote}:{bucket}", *(folder.strip("/") for folder in folders if folder.strip("/"))))
+def _place(remote: str, connection: Connection, bucket: str, *folders: str) -> str:
+    tidy = (folder.strip("/") for folder in folders if folder.strip("/"))
+    return "/".join((f"{remote}:{connection.bucket(bucket)}", *tidy))
 
 
 def find_rclone() -> str:
@@ -219,7 +221,7 @@ def find_rclone() -> str:
     return found
 
 
-def _environment(remotes: Mapping[str, Connection]) -> dict[str, str]:
+def rclone_environment(remotes: Mapping[str, Connection]) -> dict[str, str]:
     """Ours without anybody's rclone settings, which could turn a copy into something else, plus the remotes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
     environment["GOMEMLIMIT"] = MEMORY

@@ -11,6 +11,8 @@ from ninelives.cli.common import AsJson, ExitCode, emit, errors
 from ninelives.errors import NinelivesError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.progress import Progress
     from rich.table import Table
 
@@ -41,7 +43,7 @@ def run(
     record: Record = True,
     as_json: AsJson = False,
 ) -> None:
-    """Copy datasets and the models trained on them, and verify them at the target.
+    """Copy datasets, their versions and all that was made of them, and verify everything at the target.
 
     Exit code 1 when a copy failed, 3 when one is further behind than its RPO.
     """
@@ -58,17 +60,18 @@ def run(
     breaches: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=as_json) as progress:
-        pairs = [(one, *pair) for one in chosen for pair in _pairs(connected, one, source, target)]
-        for one, here, there in pairs:
-            try:
-                results += _replicate(connected, one, here, there, progress, record, only, max_shrink, breaches)
-            except NinelivesError as error:  # one copy that fails does not keep the others behind
-                failures.append(_failure(f"{one.name} {here} → {there}", error))
-        for here, there in dict.fromkeys((here, there) for _, here, there in pairs) if dataset is None else ():
-            try:
-                results.append(_replicate_registry(connected, here, there, progress, record))
-            except NinelivesError as error:
-                failures.append(_failure(f"artefacts {here} → {there}", error))
+        with_artefacts = set()  # once for each pair of sites: they are of all models
+        links = [(one, *pair) for one in chosen for pair in _pairs(connected, one, source, target)]
+        for one, here, there in links:
+            steps = _steps(connected, one, here, there, progress, record, only, max_shrink, breaches)
+            if dataset is not None or (here, there) in with_artefacts:
+                steps.pop("artefacts", None)
+            with_artefacts.add((here, there))
+            for what, step in steps.items():
+                try:
+                    results += step()
+                except NinelivesError as error:  # one copy that fails does not keep the others behind
+                    failures.append(_failure(f"{what} {here} → {there}", error))
     document = {"results": results, "failures": failures, "breaches": breaches}
     emit(document, as_json=as_json, text=lambda: _results_table(results))
     _end(failures, breaches)
@@ -182,7 +185,7 @@ def _pairs(
     return [(here, target)] if target else [(here, there) for there in sites if there != here]
 
 
-def _replicate(
+def _steps(
     connected: ConnectedEstate,
     dataset: Dataset,
     here: str,
@@ -192,39 +195,46 @@ def _replicate(
     only: Shard | None,
     max_shrink: float,
     breaches: list[str],
-) -> list[dict[str, Any]]:
-    from ninelives.replication.checkpoints import replicate_checkpoints
-    from ninelives.replication.replicate import Shard, replicate_releases, utc_now
-    from ninelives.replication.run import replicate_and_record
+) -> dict[str, Callable[[], list[dict[str, Any]]]]:
+    """What the DAG does for a link, by name; each returns its results."""
+    from ninelives.replication.belongings import Belongings
+    from ninelives.replication.replicate import Shard, record_replication, utc_now
+    from ninelives.replication.run import breach_of, replicate_and_record
 
-    shown = _shown(progress, f"{dataset.name} {here} → {there}")
-    results: list[dict[str, Any]] = []
-    shards = [only] if only else [Shard(number, dataset.shards) for number in range(1, dataset.shards + 1)]
-    since = None if only else utc_now()
-    for shard in shards:
-        done = replicate_and_record(
-            connected, dataset.name, here, there, shown, shard=shard, since=since, record=record, max_shrink=max_shrink
-        )
-        results.append({**asdict(done.result), "status": asdict(done.status) if done.status else None})
-        if done.status and (breach := done.status.breach()):
-            breaches.append(breach)
-    if only is None or only.number == 1:
-        models = [model.name for model in connected.estate.models if model.trained_on == dataset.name]
-        shown = _shown(progress, f"models {here} → {there}")
-        results += [asdict(one) for one in replicate_releases(connected, models, here, there, shown)]
-        results += [asdict(one) for one in replicate_checkpoints(connected, models, here, there, shown)]
-    return results
+    ends = (connected, dataset.name, here, there)
 
+    def itself() -> list[dict[str, Any]]:
+        shown = _shown(progress, f"{dataset.name} {here} → {there}")
+        results = []
+        shards = [only] if only else [Shard(number, dataset.shards) for number in range(1, dataset.shards + 1)]
+        since = None if only else utc_now()
+        for shard in shards:
+            done = replicate_and_record(*ends, shown, shard=shard, since=since, record=record, max_shrink=max_shrink)
+            results.append({**asdict(done.result), "status": asdict(done.status) if done.status else None})
+            if done.status is not None:
+                breach = breach_of(connected, done.status, utc_now()) if record else done.status.breach()
+                breaches.extend(filter(None, [breach]))
+        return results
 
-def _replicate_registry(
-    connected: ConnectedEstate, here: str, there: str, progress: Progress, record: bool
-) -> dict[str, Any]:
-    from ninelives.replication.replicate import record_replication, replicate_registry
+    if only is not None and only.number != 1:
+        return {dataset.name: itself}
+    belongings = Belongings(*ends, _shown(progress, f"what belongs to {dataset.name} {here} → {there}"))
 
-    result = replicate_registry(connected, here, there, _shown(progress, f"artefacts {here} → {there}"))
-    if record:
-        record_replication(connected.ledger(), result)
-    return asdict(result)
+    def artefacts() -> list[dict[str, Any]]:
+        result = belongings.artefacts()
+        if record:
+            record_replication(connected.ledger(), result)
+        return [asdict(result)]
+
+    return {
+        dataset.name: itself,
+        "releases": lambda: [asdict(one) for one in belongings.releases()],
+        "checkpoints": lambda: [asdict(one) for one in belongings.checkpoints()],
+        "data versions": lambda: [
+            {"versions_of": dataset.name, "source": here, "target": there, **belongings.versions()}
+        ],
+        "artefacts": artefacts,
+    }
 
 
 def _shown(progress: Progress, what: str) -> OnProgress:
@@ -242,7 +252,9 @@ def _results_table(results: list[dict[str, Any]]) -> Table:
             what, now = one["model"], f"release {one['version'] or '-'}"
         elif "stream" in one:
             what, now = one["stream"], f"{one['checkpoints']} checkpoints, the newest {one['newest']}"
-        counts = (str(one[key]) for key in ("copied", "verified", "repaired"))
+        elif "versions_of" in one:
+            what, now = f"versions of {one['versions_of']}", f"{one['versions']} versions"
+        counts = (str(one[key]) if key in one else "-" for key in ("copied", "verified", "repaired"))
         table.add_row(what, one["source"], one["target"], *counts, now)
     return table
 

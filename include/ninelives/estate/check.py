@@ -9,7 +9,18 @@ from collections.abc import Collection, Iterator, Sequence
 from ninelives.estate.cron import check_cron
 from ninelives.estate.document import Loc, format_path
 from ninelives.estate.explain import closest
-from ninelives.estate.model import Approval, DrillPolicy, Estate, Golden, Mode, Right, Role, Service
+from ninelives.estate.model import (
+    AccessKind,
+    Approval,
+    DrillPolicy,
+    Engine,
+    Estate,
+    Golden,
+    Mode,
+    Right,
+    Role,
+    Service,
+)
 from ninelives.estate.residency import residency_breach
 from ninelives.estate.streams import contract_problems
 from ninelives.estate.units import Value, format_duration
@@ -51,6 +62,7 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
                     f"{site} is the primary, and a copy there is lost with it; name another site",
                 )
     yield from _residency(estate, broken)
+    yield from _engines(estate, broken)
     for part in ("datasets", "models"):
         for index, item in enumerate(getattr(estate, part)):
             for number, permission in enumerate(item.access):
@@ -83,6 +95,26 @@ def _residency(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
     for loc, name, site in places:
         if breach := residency_breach(estate, name, site):
             yield loc, f"{breach}; name another site, or the region of this one"
+
+
+def _engines(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
+    """Datasets that AWS's DataSync is to copy where it cannot."""
+    for index, dataset in enumerate(estate.datasets):
+        if dataset.engine is not Engine.DATASYNC:
+            continue
+        sites = [estate.site_by_name.get(name) for name in (dataset.primary, *dataset.copies)]
+        elsewhere = [site.name for site in sites if site is not None and site.access is not AccessKind.AWS]
+        if elsewhere and "sites" not in broken:
+            yield (
+                ("datasets", index, "engine"),
+                f"datasync copies between S3 buckets on AWS only, and {', '.join(dict.fromkeys(elsewhere))} does not "
+                "say access: aws; say so if it is there, or leave the copying to rclone",
+            )
+        if dataset.shards > 1:
+            yield (
+                ("datasets", index, "shards"),
+                "DataSync works on one execution of a task at a time and spreads the work itself; leave shards out",
+            )
 
 
 def _repeated_names(estate: Estate) -> Iterator[Finding]:

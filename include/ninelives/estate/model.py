@@ -55,6 +55,13 @@ class AccessKind(StrEnum):
     AWS = "aws"
 
 
+class Engine(StrEnum):
+    """What copies a dataset's objects between sites; the proof at the target is the same."""
+
+    RCLONE = "rclone"
+    DATASYNC = "datasync"
+
+
 class Person(Declared):
     """Somebody who may act; ``name`` is the user name in Airflow."""
 
@@ -103,6 +110,10 @@ class Dataset(Declared):
     )
     trash_for: Duration = Field(default=timedelta(days=30), description="How long a copy's trash is kept.")
     shards: int = Field(default=1, ge=1, le=256, description="How many tasks share the copying of this dataset.")
+    engine: Engine = Field(
+        default=Engine.RCLONE,
+        description="What copies it between sites: rclone through a worker, datasync from S3 bucket to bucket on AWS.",
+    )
     residency: tuple[Name, ...] = Field(
         default=(), description="Regions that it and what is made of it may not leave; none: it may be anywhere."
     )

@@ -20,6 +20,7 @@ import rfc8785
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ninelives.errors import Corrupted, Refused
+from ninelives.estate.residency import refuse_breach
 from ninelives.ports import ObjectStore, Scalar, Systems
 from ninelives.replication.manifest import ManifestObject, Sha256
 from ninelives.replication.transfer import Delivery, Link, OnProgress, deliver
@@ -337,7 +338,12 @@ def replicate_stream(link: Link, stream: str, on_progress: OnProgress | None = N
 def replicate_checkpoints(
     systems: Systems, models: Sequence[str], source: str, target: str, on_progress: OnProgress | None = None
 ) -> list[StreamReplication]:
-    """Every stream that is named after one of ``models`` or nested below it, between two sites of an estate."""
+    """Every stream that is named after one of ``models`` or nested below it, between two sites of an estate.
+
+    :raises Refused: also where the data that a model was made of may not leave its regions
+    """
+    for model in models:
+        refuse_breach(systems.estate, systems.estate.model_by_name[model].trained_on, target)
     at_source, at_target = (systems.connections.get(f"ninelives_{site}_store") for site in (source, target))
     link = Link(systems.store(source), systems.store(target), systems.copier(), at_source, at_target)
     return [replicate_stream(link, stream, on_progress) for stream in (streams(link.source, models) if models else ())]

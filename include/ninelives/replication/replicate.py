@@ -740,7 +740,7 @@ def replicate_dataset(
     """
     refuse_breach(systems.estate, dataset, target)
     policy = replace(Policy.of(systems.estate.dataset_by_name[dataset]), max_shrink=max_shrink)
-    ends = _ends(systems, source, target)
+    ends = _ends(systems, source, target, dataset)
     return replicate(dataset, *ends, on_progress=on_progress, policy=policy, shard=shard)
 
 
@@ -749,7 +749,7 @@ def complete_dataset(
 ) -> ReplicationResult:
     """``complete`` between two sites of a connected estate, once all shards are replicated."""
     policy = replace(Policy.of(systems.estate.dataset_by_name[dataset]), max_shrink=max_shrink)
-    return complete(dataset, shards, *_ends(systems, source, target), policy=policy)
+    return complete(dataset, shards, *_ends(systems, source, target, dataset), policy=policy)
 
 
 def replicate_releases(
@@ -767,7 +767,13 @@ def replicate_releases(
 def replicate_registry(
     systems: Systems, source: str, target: str, on_progress: OnProgress | None = None
 ) -> ReplicationResult:
-    """``replicate_artifacts`` between two sites of a connected estate."""
+    """``replicate_artifacts`` between two sites of a connected estate.
+
+    :raises Refused: also where the data that one of the models was made of may not leave its regions: all their
+        artefacts are in one bucket
+    """
+    for model in systems.estate.models:
+        refuse_breach(systems.estate, model.trained_on, target)
     return replicate_artifacts(*_ends(systems, source, target), on_progress=on_progress)
 
 
@@ -777,7 +783,7 @@ def record_replication(ledger: Ledger, result: ReplicationResult) -> Record:
 
 
 def _ends(
-    systems: Systems, source: str, target: str
+    systems: Systems, source: str, target: str, dataset: str | None = None
 ) -> tuple[ObjectStore, ObjectStore, ObjectCopier, Connection, Connection]:
     at_source, at_target = (systems.connections.get(f"ninelives_{site}_store") for site in (source, target))
-    return systems.store(source), systems.store(target), systems.copier(), at_source, at_target
+    return systems.store(source), systems.store(target), systems.copier(dataset), at_source, at_target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ninelives.errors import NinelivesError, Refused
 from ninelives.ports import Systems
@@ -83,9 +83,31 @@ def copy_of(systems: Systems, dataset: str, site: str) -> CopyStatus:
     return copy_status(systems, systems.estate.dataset_by_name[dataset], site, utc_now())
 
 
-def refuse_breaches(copies: Sequence[CopyStatus]) -> None:
-    """:raises Refused: a copy is further behind than its RPO, or was not read within its time"""
-    if breaches := [breach for one in copies if (breach := one.breach())]:
+def breach_of(systems: Systems, copy: CopyStatus, now: datetime) -> str | None:
+    """Why the copy is not what was promised, also where nobody has known how far behind it is for its RPO.
+
+    The evidence says since when: a copy of which the first evidence is younger than its RPO has not had the time to be
+    known. One without any evidence is of an estate that was just set up, or never ran at all.
+
+    :raises Unavailable: the ledger does not answer
+    """
+    if copy.verdict != "unknown" or copy.breach():
+        return copy.breach()
+    ledger, subject = systems.ledger(), f"{copy.dataset}@{copy.site}"
+    young = ledger.records(kind="replication", subject=subject, since=now - timedelta(seconds=copy.rpo_seconds))
+    if any(record.facts.get("lag", {}).get("verdict") in ("met", "missed") for record in young):
+        return None
+    if len(ledger.records(kind="replication", subject=subject, limit=len(young) + 1)) == len(young):
+        return None
+    return (
+        f"how far the copy of {copy.dataset} at {copy.site} is behind has not been known for {copy.rpo_seconds:.0f} s, "
+        f"which is its RPO: {copy.problem}"
+    )
+
+
+def refuse_breaches(systems: Systems, copies: Sequence[CopyStatus]) -> None:
+    """:raises Refused: a copy is further behind than its RPO, has been unknown for as long, or was not read in time"""
+    if breaches := [breach for one in copies if (breach := breach_of(systems, one, utc_now()))]:
         raise Refused("the copies as they are", breaches)
 
 

@@ -78,7 +78,7 @@ def verify_dataset(
         dataset,
         systems.store(source),
         systems.store(target),
-        systems.copier(),
+        systems.copier(dataset),
         at_source,
         at_target,
         on_progress=on_progress,

@@ -115,10 +115,6 @@ class LinkOperator(EstateOperator):
         if self.shard[0] != 1:
             raise AirflowSkipException(f"the task of shard 1/{self.shard[1]} does this")
 
-    def models(self, systems: EstateHook) -> list[str]:
-        """Trained on the dataset."""
-        return [model.name for model in systems.estate.models if model.trained_on == self.link["dataset"]]
-
     def tell(self, progress: CopyProgress) -> None:
         """Progress in the task's log, at most every five seconds."""
         if time.monotonic() - self._told >= 5:
@@ -135,29 +131,22 @@ class ReplicateModelsOperator(LinkOperator):
     """
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.replication.checkpoints import replicate_checkpoints
-        from ninelives.replication.replicate import replicate_registry, replicate_releases
-        from ninelives.versions.replicate import replicate_versions
+        from ninelives.replication.belongings import Belongings
 
         self.only_with_the_first_shard()
-        _, source, target = self.ends
-        models = self.models(systems)
+        belongings = Belongings(systems, *self.ends, self.tell)
 
         def releases() -> dict[str, Any]:
-            done = replicate_releases(systems, models, source, target, self.tell)
-            return {one.model: {"version": one.version, "copied": one.copied} for one in done}
+            return {one.model: {"version": one.version, "copied": one.copied} for one in belongings.releases()}
 
         def artefacts() -> dict[str, Any]:
-            return {"copied": replicate_registry(systems, source, target, self.tell).copied}
+            return {"copied": belongings.artefacts().copied}
 
         def checkpoints() -> dict[str, Any]:
-            done = replicate_checkpoints(systems, models, source, target, self.tell)
+            done = belongings.checkpoints()
             return {one.stream: {"newest": one.newest, "brought": list(one.brought)} for one in done}
 
-        def versions() -> dict[str, Any]:
-            return replicate_versions(systems, *self.ends, self.tell)
-
-        return every_one(releases, artefacts, checkpoints, versions)
+        return every_one(releases, artefacts, checkpoints, belongings.versions)
 
 
 class ReplicateDatasetOperator(LinkOperator):
@@ -182,7 +171,7 @@ class ReplicateDatasetOperator(LinkOperator):
 
 
 class JudgeLagOperator(EstateOperator):
-    """Fail where an open copy is further behind than its RPO, or was not read within its declared time."""
+    """Fail where an open copy is further behind than its RPO, has been unknown for as long, or was not read in time."""
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.replication.run import copy_of, refuse_breaches
@@ -190,7 +179,7 @@ class JudgeLagOperator(EstateOperator):
         copies = [
             copy_of(systems, dataset, site) for dataset, sites in open_copies(systems).items() for site in sites[1:]
         ]
-        refuse_breaches(copies)
+        refuse_breaches(systems, copies)
         return {
             f"{one.dataset}@{one.site}": {"lag_seconds": one.lag_seconds, "verdict": one.verdict, "proof": one.proof}
             for one in copies

@@ -38,6 +38,13 @@ def test_the_demo_estate_is_sound() -> None:
     assert check_references(changed()) == []
 
 
+ON_AWS = [("datasets.0.engine", "datasync"), ("sites.0.access", "aws"), ("sites.1.access", "aws")]
+
+
+def test_datasync_between_sites_on_aws_is_sound() -> None:
+    assert check_references(changed(*ON_AWS)) == []
+
+
 CASES: list[tuple[list[tuple[str, Any]], str, str]] = [
     # References that lead nowhere
     ([("datasets.0.primary", "pariss")], "datasets[0].primary", "did you mean paris?"),
@@ -52,6 +59,18 @@ CASES: list[tuple[list[tuple[str, Any]], str, str]] = [
     ([("datasets.1", DATA["datasets"][0] | {"name": "unused"})], "datasets[1].name", "no model is trained on it"),
     ([("backfills", [{"dag": "score", "source": "flihgts"}])], "backfills[0].source", "did you mean flights?"),
     ([("backfills", [{"dag": "score"}, {"dag": "score"}])], "backfills[1].dag", "named in backfills[0] already"),
+    # An engine that cannot work there
+    ([("datasets.0.engine", "datasync")], "datasets[0].engine", "paris, dublin does not say access: aws"),
+    (
+        [("datasets.0.engine", "datasync"), ("sites.0.access", "aws")],
+        "datasets[0].engine",
+        "only, and dublin does not say access: aws",
+    ),
+    (
+        [*ON_AWS, ("datasets.0.shards", 2)],
+        "datasets[0].shards",
+        "one execution of a task at a time",
+    ),
     # Names given twice
     ([("people.1.name", "ada")], "people[1].name", "name of people[0] already"),
     ([("sites.2", {"name": "paris"})], "sites[2].name", "name of sites[0] already"),

@@ -15,8 +15,9 @@ from ninelives.estate.document import read_document
 from ninelives.estate.residency import residency_breach
 from ninelives.home import Home
 from ninelives.ports import Connection
+from ninelives.replication.checkpoints import replicate_checkpoints
 from ninelives.replication.reconcile import meet
-from ninelives.replication.replicate import replicate_dataset, replicate_releases
+from ninelives.replication.replicate import replicate_dataset, replicate_registry, replicate_releases
 from ninelives.versions.replicate import replicate_versions
 
 DATA = read_document(Path(__file__).parents[3] / "include/estates/demo/estate.yaml").data
@@ -57,10 +58,19 @@ def test_a_site_holds_only_what_may_be_there(
     [
         lambda systems: replicate_dataset(systems, "flights", "paris", "dublin"),
         lambda systems: replicate_releases(systems, ["arrival-delay"], "paris", "dublin"),
+        lambda systems: replicate_checkpoints(systems, ["arrival-delay"], "paris", "dublin"),
+        lambda systems: replicate_registry(systems, "paris", "dublin"),
         lambda systems: replicate_versions(systems, "flights", "paris", "dublin"),
         lambda systems: meet(systems, "flights", "paris", "dublin"),
     ],
-    ids=["replicate the data", "replicate what was made of it", "replicate its versions", "reconcile"],
+    ids=[
+        "replicate the data",
+        "replicate what was made of it",
+        "replicate checkpoints",
+        "replicate the registry",
+        "replicate its versions",
+        "reconcile",
+    ],
 )
 def test_what_would_break_it_is_refused_before_anything_is_contacted(
     act: Callable[[ConnectedEstate], object], tmp_path: Path

@@ -120,7 +120,7 @@ class TwoSites:
     def store(self, site: str) -> Site:
         return self.sites[site]
 
-    def copier(self) -> MemoryCopier:
+    def copier(self, dataset: str | None = None) -> MemoryCopier:
         return self.the_copier
 
     def registry(self) -> MemoryRegistry:
