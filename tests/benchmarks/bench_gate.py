@@ -14,16 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from fresh_process import ROOT, Cost, measure, median, one
+
 sys.path[:0] = [str(ROOT / "include")]
 
 SUITE = ROOT / "expectations" / "flights" / "suite.json"
@@ -114,32 +112,12 @@ def import_only(_: Path) -> int:
 WAYS = {"gate": gate, "by_hand": by_hand, "import_only": import_only}
 
 
-def one(way: str, folder: Path) -> dict[str, float]:
-    """Measured in this fresh process, whose only child is the one that does the work."""
-    begun = time.perf_counter()
-    rows = WAYS[way](folder)
-    wall = time.perf_counter() - begun
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024, "rows": rows}
-
-
-def measure(way: str, folder: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--one", way, str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
-
-
 def compare(folder: Path, rounds: int) -> dict[str, object]:
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for number in range(rounds):
+    runs: dict[str, list[Cost]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
         for way in WAYS:
-            runs[way].append(measure(way, folder))
-            print(f"{folder.name}: round {number + 1} of {rounds}, {way}: {runs[way][-1]}", file=sys.stderr, flush=True)
-    medians = {
-        way: {key: round(statistics.median(run[key] for run in found), 2) for key in found[0]}
-        for way, found in runs.items()
-    }
+            runs[way].append(measure(__file__, way, folder))
+    medians = {way: median(found) for way, found in runs.items()}
     ratios = {key: round(medians["gate"][key] / medians["by_hand"][key], 2) for key in ("wall", "cpu", "peak_mb")}
     return {"objects": len(list(folder.iterdir())), **medians, "gate_to_by_hand": ratios}
 
@@ -151,7 +129,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(one(options.one[0], Path(options.one[1]))))
+        print(json.dumps(one(WAYS[options.one[0]], Path(options.one[1]))))
         return
     with tempfile.TemporaryDirectory(prefix="ninelives-bench-") as temporary:
         year, many = Path(temporary, "flights"), Path(temporary, "many")

@@ -15,17 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from fresh_process import ROOT, measure, median, one
+
 sys.path[:0] = [str(ROOT / "include")]
 
 PART = 5_000_000
@@ -155,22 +153,6 @@ def import_only(_: Path) -> int:
 WAYS = {"import_only": import_only, "by_hand": by_hand, "gate": gate}
 
 
-def one(way: str, folder: Path) -> dict[str, float]:
-    begun = time.perf_counter()
-    rows = WAYS[way](folder)
-    wall = time.perf_counter() - begun
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024, "rows": rows}
-
-
-def measure(way: str, folder: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--one", way, str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    found: dict[str, float] = json.loads(done.stdout)
-    print(f"{way}: {found}", file=sys.stderr, flush=True)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000_000)
@@ -179,16 +161,12 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(one(options.one[0], Path(options.one[1]))))
+        print(json.dumps(one(WAYS[options.one[0]], Path(options.one[1]))))
         return
     with tempfile.TemporaryDirectory(prefix="ninelives-bench-") as temporary:
         folder = options.keep or Path(temporary)
         write(folder, options.rows)
-        runs = {way: [measure(way, folder) for _ in range(options.rounds)] for way in WAYS}
-        medians = {
-            way: {key: round(statistics.median(run[key] for run in found), 2) for key in found[0]}
-            for way, found in runs.items()
-        }
+        medians = {way: median([measure(__file__, way, folder) for _ in range(options.rounds)]) for way in WAYS}
         after_import = medians["gate"]["cpu"] - medians["import_only"]["cpu"]
         print(json.dumps({
             "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "declared_mb": MEMORY, **medians,

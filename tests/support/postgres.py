@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
@@ -40,3 +44,46 @@ def run_sql(url: URL, *statements: str) -> None:
     with engine.connect() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
+
+
+def libpq(url: URL, **other: Any) -> dict[str, Any]:
+    """What libpq needs to sign in."""
+    given = {
+        "host": url.query.get("host") or url.host,
+        "port": url.port,
+        "user": url.username,
+        "password": url.password,
+        "dbname": url.database,
+    }
+    return {key: value for key, value in (given | other).items() if value is not None}
+
+
+_TYPES = {
+    "bool": "boolean",
+    "int32": "integer",
+    "int64": "bigint",
+    "double": "double precision",
+    "string": "text",
+    "date32[day]": "date",
+    "timestamp[us]": "timestamp",
+    "timestamp[us, tz=UTC]": "timestamptz",
+}
+
+
+def load(url: URL, table: str, data: pa.Table) -> None:
+    """A table of these rows, instead of the one that was there."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    schema, name = table.split(".")
+    columns = ", ".join(f'"{field.name}" {_TYPES[str(field.type)]}' for field in data.schema)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f'DROP TABLE IF EXISTS "{schema}"."{name}"')
+        connection.exec_driver_sql(f'CREATE TABLE "{schema}"."{name}" ({columns})')
+        with connection.connection.cursor() as cursor:
+            text = io.StringIO()
+            csv.writer(text).writerows(map(_written, row.values()) for row in data.to_pylist())
+            text.seek(0)
+            cursor.copy_expert(f'COPY "{schema}"."{name}" FROM STDIN (FORMAT csv)', text)
+
+
+def _written(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else value

@@ -15,21 +15,24 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import ninelives
-from ninelives.errors import Refused
+from ninelives.errors import Refused, Unavailable
 from ninelives.gates.interval import Interval
 from ninelives.gates.suggest import Profile, as_profile
 from ninelives.gates.suite import Suite
 from ninelives.gates.verdict import Evaluation, ObjectSchema, Outcome
+from ninelives.ports import Connection
 
 _WORKER = "ninelives.adapters.gx_worker"
 _LIBRARIES = 600
 """Megabytes that the process takes beside DuckDB's own limit."""
 _PROFILE_MEMORY = 2000
+_LIBPQ_EXTRAS = {"sslmode", "sslrootcert", "sslcert", "sslkey"}
+_CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class GreatExpectations:
-    """``gates.verdict.ExpectationEngine`` on Great Expectations and DuckDB.
+    """``gates.verdict.ExpectationEngine`` on Great Expectations, with DuckDB for files and PostgreSQL for tables.
 
     :param memory: of the whole process in MB, ``None``: what the suite says; beyond it DuckDB spills to the disk
     :param timeout: after which the check is killed
@@ -56,12 +59,41 @@ class GreatExpectations:
             "rows": rows,
             "references": {name: [str(path) for path in found.values()] for name, found in (references or {}).items()},
         }
+        return self._evaluation(suite, request)
+
+    def evaluate_table(
+        self,
+        suite: Suite,
+        table: str,
+        *,
+        database: Connection,
+        interval: Interval | None = None,
+        rows: int = 0,
+        references: Mapping[str, str] | None = None,
+    ) -> Evaluation:
+        request = {
+            "suite": suite.model_dump(mode="json", by_alias=True),
+            "table": table,
+            "database": _libpq(database),  # on standard input, where no list of processes and no log has it
+            "timeout": round(self.timeout.total_seconds() * 1000),
+            "interval": str(interval) if interval else None,
+            "rows": rows,
+            "references": dict(references or {}),
+        }
+        try:
+            return self._evaluation(suite, request)
+        except Unavailable as error:
+            raise Unavailable(f"connection {database.conn_id}: {error}") from None
+
+    def _evaluation(self, suite: Suite, request: dict[str, Any]) -> Evaluation:
         answer = self._ask(request, self.memory or suite.memory_mb, private=bool(suite.redact))
         if isinstance(answer, str):
             return _failed(answer)
+        if why := answer.get("unavailable"):
+            raise Unavailable(str(why))
         try:
             return _evaluation(answer)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             return _failed(f"the check gave no readable answer ({error!r})")
 
     def profile(self, files: Mapping[str, Path]) -> Profile:
@@ -123,11 +155,28 @@ def _evaluation(answer: Mapping[str, Any]) -> Evaluation:
         outcomes=None if outcomes is None else tuple(_outcome(outcome) for outcome in outcomes),
         errors=tuple(answer["errors"]),
         newest=datetime.fromisoformat(answer["newest"]) if answer["newest"] else None,
+        fingerprints=answer["fingerprints"],
+        as_of=datetime.fromisoformat(answer["as_of"]) if answer["as_of"] else None,
     )
 
 
 def _outcome(answer: Mapping[str, Any]) -> Outcome:
     return Outcome(**{**answer, "rows": tuple(answer["rows"])})
+
+
+def _libpq(connection: Connection) -> dict[str, Any]:
+    """What libpq needs to sign in; where the connection is silent, its own defaults and environment count."""
+    parameters = {
+        "host": connection.host,
+        "port": connection.port,
+        "user": connection.login,
+        "password": connection.password,
+        "dbname": connection.schema,
+        "connect_timeout": _CONNECT_SECONDS,
+        "application_name": "ninelives gate",
+        **{key: str(value) for key, value in connection.extra.items() if key in _LIBPQ_EXTRAS},
+    }
+    return {key: value for key, value in parameters.items() if value is not None}
 
 
 def _failed(why: str) -> Evaluation:

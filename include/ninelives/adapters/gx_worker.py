@@ -1,12 +1,14 @@
-"""Great Expectations on DuckDB over local Parquet files: one request on standard input, one answer on standard output.
+"""Great Expectations on DuckDB over local Parquet files, or in PostgreSQL over a table: one request on standard input,
+one answer on standard output.
 
 Run as ``python -m ninelives.adapters.gx_worker`` by ``ninelives.adapters.great_expectations``: importing Great
 Expectations costs seconds of CPU and hundreds of megabytes, which no Airflow worker should carry, and a crash here is
 an answer there.
 
 The datasource exists because Great Expectations 1.24.1 closes its connection before it reads the result, which
-discards the result in DuckDB's driver (fivetran/great_expectations #10738). It touches names that Great Expectations
-does not promise to keep: the version is pinned exactly, and ``tests/unit/gates/test_engine_contract.py`` holds it.
+discards the result in DuckDB's driver (fivetran/great_expectations #10738), and in PostgreSQL would ask every question
+of another snapshot. It touches names that Great Expectations does not promise to keep: the version is pinned exactly,
+and ``tests/unit/gates/test_engine_contract.py`` holds it.
 """
 
 from __future__ import annotations
@@ -23,14 +25,19 @@ import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
+from ninelives.errors import Unavailable
 from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Expectation, Suite, quoted
 from ninelives.gates.verdict import Evaluation, ObjectSchema, Outcome, blocks, schema_failures
+
+if TYPE_CHECKING:
+    from ninelives.adapters.gx_postgres import Snapshot
 
 _SAMPLES = 5
 _WITHHELD = "the message is withheld: it may quote a value of a redacted column"
@@ -55,7 +62,7 @@ def evaluate(
     :param settings: DuckDB's, e.g. ``memory_limit``
     :param references: dataset to its files, for every one that the suite refers to
     """
-    engine = _versions()
+    engine = f"{_version('great-expectations')}, {_version('duckdb')}"
     schemas, rows, errors = _read_schemas(files)
     if errors or not rows or blocks(schema_failures(suite, schemas)):
         return Evaluation(engine, schemas, None if errors else rows, None, tuple(errors))
@@ -64,13 +71,81 @@ def evaluate(
         reading += f" WHERE {_within(suite, interval)}"
     create = [f"CREATE {'TABLE' if rows <= _TABLE_ROWS else 'VIEW'} {_DATA} AS {reading}"]
     create += [f"CREATE VIEW {quoted(name)} AS {_read(paths)}" for name, paths in (references or {}).items()]
-    check = _Check(suite, create, settings)
+    check = _Check(suite, _open_duckdb(create, settings))
     judged, counted, newest = check.judged()
     if not counted:
         return Evaluation(engine, schemas, 0, None, ())
     if counted != rows and interval is None:
         errors.append(f"the objects' footers count {rows} rows, reading them gives {counted}")
     return Evaluation(engine, schemas, counted, tuple(check.outcomes(judged, rows_shown)), tuple(errors), newest)
+
+
+def evaluate_table(
+    suite: Suite,
+    table: str,
+    database: Mapping[str, Any],
+    timeout: int,
+    interval: Interval | None = None,
+    rows_shown: int = 0,
+    references: Mapping[str, str] | None = None,
+) -> Evaluation:
+    """The same of a table in PostgreSQL, in one snapshot of it.
+
+    :param table: ``schema.name``
+    :param database: what libpq needs to sign in
+    :param timeout: milliseconds that a statement may take
+    :param references: dataset to its table, for every one that the suite refers to
+    :raises Unavailable: the database does not answer, does not let us in, or went away
+    """
+    import psycopg2  # type: ignore[import-untyped]
+    from sqlalchemy.exc import DBAPIError
+
+    from ninelives.adapters.gx_postgres import Snapshot
+
+    snapshot = Snapshot(database, timeout)
+    engine = f"{_version('great-expectations')}, postgresql {snapshot.version}"
+    try:
+        found = _evaluate_snapshot(suite, table, snapshot, interval, rows_shown, references or {})
+    except Exception as error:
+        if snapshot.lost:
+            raise Unavailable(f"the database went away while {table} was judged") from None
+        if not isinstance(error, psycopg2.Error | DBAPIError):
+            raise
+        found = Evaluation(engine, errors=(_WITHHELD if suite.redact else _first_line(error),))
+    finally:
+        snapshot.connection.close()
+    return replace(found, engine=engine, as_of=snapshot.as_of)
+
+
+def _evaluate_snapshot(
+    suite: Suite,
+    table: str,
+    snapshot: Snapshot,
+    interval: Interval | None,
+    rows_shown: int,
+    references: Mapping[str, str],
+) -> Evaluation:
+    from ninelives.adapters.gx_postgres import arrow_type, selection
+
+    tables = {suite.dataset: table, **references}
+    columns = {name: snapshot.columns(each) for name, each in tables.items()}
+    if missing := [tables[name] for name, found in columns.items() if not found]:
+        return Evaluation("", errors=tuple(f"the database has no table or view {each}" for each in missing))
+    schemas = (ObjectSchema({n: arrow_type(t) for n, t in columns[suite.dataset].items()}, 1, table),)
+    stopped = blocks(schema_failures(suite, schemas))
+    where = _within(suite, interval) if interval and not stopped else "true"
+    rows, own = snapshot.fingerprint(table, columns[suite.dataset], where)
+    fingerprints = {suite.dataset: own}
+    if stopped or not rows:
+        return Evaluation("", schemas, rows, None, (), fingerprints=fingerprints)
+    fingerprints |= {name: snapshot.fingerprint(each, columns[name])[1] for name, each in references.items()}
+    relations = {name: selection(each, columns[name]) for name, each in references.items()}
+    relations[_DATA] = selection(table, {name: columns[suite.dataset][name] for name in suite.columns}, where)
+    check = _Check(suite, _without_transactions(snapshot.engine(relations)))
+    judged, counted, newest = check.judged()
+    outcomes = tuple(check.outcomes(judged, rows_shown))
+    errors = () if counted == rows and snapshot.unbroken else ("not everything was asked of the same snapshot",)
+    return Evaluation("", schemas, rows, outcomes, errors, newest, fingerprints)
 
 
 def _read_schemas(files: Mapping[str, Path]) -> tuple[tuple[ObjectSchema, ...], int, list[str]]:
@@ -93,10 +168,43 @@ def _read_schemas(files: Mapping[str, Path]) -> tuple[tuple[ObjectSchema, ...], 
     return schemas, rows, errors
 
 
-class _Check:
-    """One suite over the relation that the first of ``create`` makes."""
+def _open_duckdb(create: Sequence[str], settings: Mapping[str, str]) -> Any:
+    """A SQLAlchemy engine on one DuckDB in memory, in which ``create`` was run."""
+    import duckdb_engine
+    import sqlalchemy as sa
 
-    def __init__(self, suite: Suite, create: Sequence[str], settings: Mapping[str, str]) -> None:
+    class Compiler(duckdb_engine.Dialect.statement_compiler):  # type: ignore[misc, valid-type]
+        def visit_custom_op_binary(self, element: Any, operator: Any, **kw: Any) -> Any:
+            # DuckDB's ~ matches the whole string; Great Expectations means a search, as PostgreSQL's does.
+            if operator.opstring in ("~", "!~"):
+                search = f"regexp_matches({self.process(element.left, **kw)}, {self.process(element.right, **kw)})"
+                return search if operator.opstring == "~" else f"(NOT {search})"
+            return super().visit_custom_op_binary(element, operator, **kw)
+
+    config = {"config": dict(settings)}
+    engine = _without_transactions(sa.create_engine("duckdb:///:memory:", connect_args=config, poolclass=sa.StaticPool))
+    engine.dialect.statement_compiler = Compiler
+    with engine.connect() as connection:
+        keywords = connection.exec_driver_sql("SELECT keyword_name FROM duckdb_keywords()").scalars()
+        engine.dialect.identifier_preparer.reserved_words |= set(keywords)
+        connection.exec_driver_sql("SET TimeZone = 'UTC'")
+        connection.exec_driver_sql("SET enable_progress_bar = false")
+        for statement in create:
+            connection.exec_driver_sql(statement)
+    return engine
+
+
+def _without_transactions(engine: Any) -> Any:
+    """Nothing is written, and a statement that fails, sometimes only while its rows are fetched, then concerns itself
+    alone; inside a transaction of SQLAlchemy's it would abort whatever is asked next."""
+    engine.dialect.do_begin = engine.dialect.do_commit = engine.dialect.do_rollback = _nothing
+    return engine
+
+
+class _Check:
+    """One suite over the relation ``gate_data`` of ``engine``."""
+
+    def __init__(self, suite: Suite, engine: Any) -> None:
         _spare_imports()
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -105,17 +213,10 @@ class _Check:
         self.context = gx.get_context(mode="ephemeral")
         self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
         _register()
-        source = self.context.data_sources.add_duckdb(
-            "gate", connection_string="duckdb:///:memory:", kwargs={"connect_args": {"config": dict(settings)}}
-        )
+        # Great Expectations keeps and copies a datasource's arguments, so they are a name and never how to sign in.
+        _opened[name := f"gate:{id(engine)}"] = engine
+        source = self.context.data_sources.add_gate("gate", connection_string=name)
         self.engine = source.get_execution_engine()
-        with self.engine.get_connection() as connection:
-            keywords = connection.exec_driver_sql("SELECT keyword_name FROM duckdb_keywords()").scalars()
-            self.engine.dialect.identifier_preparer.reserved_words |= set(keywords)
-            connection.exec_driver_sql("SET TimeZone = 'UTC'")
-            connection.exec_driver_sql("SET enable_progress_bar = false")
-            for statement in create:
-                connection.exec_driver_sql(statement)
         self.batch = source.add_table_asset(_DATA, table_name=_DATA).add_batch_definition_whole_table("all").get_batch()
 
     def judged(self) -> tuple[list[int], int, datetime | None]:
@@ -127,7 +228,7 @@ class _Check:
 
         counts = [sa.func.count().filter(self._judgeable(e)) for e in self.suite.asked]
         time = self.suite.time
-        newest = sa.func.max(sa.cast(sa.column(time.column), sa.TIMESTAMP(timezone=True)) if time else None)
+        newest = sa.func.max(sa.cast(sa.column(time.column) if time else None, sa.TIMESTAMP(timezone=True)))
         with self.engine.get_connection() as connection:
             asked = sa.select(sa.func.count(), newest, *counts).select_from(sa.table(_DATA))
             rows, latest, *judged = connection.execute(asked).one()
@@ -325,31 +426,20 @@ def _quantiles() -> Any:
     return _classes[_QUANTILES]
 
 
+_opened: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
 def _register() -> None:
-    """Teach Great Expectations ``context.data_sources.add_duckdb``; defining the subclass registers it."""
+    """Teach Great Expectations ``context.data_sources.add_gate``; defining the subclass registers it."""
     if "datasource" in _classes:
         return
-    import duckdb_engine
     import sqlalchemy as sa
     from great_expectations.datasource.fluent.sql_datasource import SQLDatasource
     from great_expectations.execution_engine.sqlalchemy_execution_engine import SqlAlchemyExecutionEngine
 
-    class Compiler(duckdb_engine.Dialect.statement_compiler):  # type: ignore[misc, valid-type]
-        def visit_custom_op_binary(self, element: Any, operator: Any, **kw: Any) -> Any:
-            # DuckDB's ~ matches the whole string; Great Expectations means a search, as PostgreSQL's does.
-            if operator.opstring in ("~", "!~"):
-                search = f"regexp_matches({self.process(element.left, **kw)}, {self.process(element.right, **kw)})"
-                return search if operator.opstring == "~" else f"(NOT {search})"
-            return super().visit_custom_op_binary(element, operator, **kw)
-
-    class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            dialect = self.engine.dialect
-            dialect.statement_compiler = Compiler
-            # No transactions: nothing is written, and a statement that fails, sometimes only while its rows are
-            # fetched, then concerns itself alone. Inside one it would abort whatever is asked next.
-            dialect.do_begin = dialect.do_commit = dialect.do_rollback = _nothing  # type: ignore[assignment]
+    class GateExecutionEngine(SqlAlchemyExecutionEngine):
+        def __init__(self, *, connection_string: str, create_temp_table: bool) -> None:
+            super().__init__(engine=_opened[connection_string], create_temp_table=create_temp_table)
             self.dialect_module = sa.dialects.postgresql  # without it: "Regex is not supported for dialect duckdb"
 
         @contextmanager
@@ -359,27 +449,27 @@ def _register() -> None:
                 self._connection = self.engine.connect()
             yield self._connection
 
-    class DuckDBDatasource(SQLDatasource):
-        type: Literal["duckdb"] = "duckdb"  # type: ignore[assignment]
+    class GateDatasource(SQLDatasource):
+        type: Literal["gate"] = "gate"  # type: ignore[assignment]
 
         @property
         def execution_engine_type(self) -> Any:
-            return DuckDBExecutionEngine
+            return GateExecutionEngine
 
         def get_engine(self) -> Any:
             return self.get_execution_engine().engine
 
-    _classes["datasource"] = DuckDBDatasource
+    _classes["datasource"] = GateDatasource
 
 
 def _nothing(connection: Any) -> None:
     """Begin, commit or roll back where every statement stands alone."""
 
 
-def _versions() -> str:
+def _version(library: str) -> str:
     from importlib.metadata import version
 
-    return f"great-expectations {version('great-expectations')}, duckdb {version('duckdb')}"
+    return f"{library} {version(library)}"
 
 
 def _die_with_parent() -> None:
@@ -390,8 +480,14 @@ def _die_with_parent() -> None:
 
 def _judge(request: Mapping[str, Any]) -> dict[str, Any]:
     suite = Suite.model_validate(request["suite"])
-    files = {key: Path(path) for key, path in request["files"].items()}
     interval = Interval.parse(request["interval"]) if request["interval"] else None
+    if "table" in request:
+        where = request["table"], request["database"], request["timeout"]
+        try:
+            return asdict(evaluate_table(suite, *where, interval, request["rows"], request["references"]))
+        except Unavailable as error:
+            return {"unavailable": str(error)}
+    files = {key: Path(path) for key, path in request["files"].items()}
     references = {name: [Path(path) for path in paths] for name, paths in request["references"].items()}
     return asdict(evaluate(suite, files, request["settings"], interval, request["rows"], references))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="As declared in the estate.")]
+DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset or table, as declared in the estate.")]
 OfInterval = Annotated[
     Interval | None,
     typer.Option(parser=Interval.parse, metavar="START/END", help="Only the rows of this time (ISO 8601, UTC)."),
@@ -94,13 +94,14 @@ def suggest(
 ) -> None:
     """Look at a dataset and write a first suite for a person to edit. A file that is there is never overwritten."""
     from ninelives.errors import Refused
+    from ninelives.gates.evidence import declared_copy
     from ninelives.gates.suggest import as_text, look_at_copy
     from ninelives.gates.suggest import suggest as suggested
     from ninelives.gates.suite import suite_path
 
     systems = _systems()
     where = site or _sites(systems, dataset)[0]
-    path = output or suite_path(systems.home.expectations, systems.estate.dataset_by_name[dataset].suite)
+    path = output or suite_path(systems.home.expectations, declared_copy(systems, dataset, where).suite)
     refusal = Refused(f"write {path}", ["it exists and is never overwritten; choose another place with --output"])
     if path.exists():
         raise refusal
@@ -134,13 +135,14 @@ def _systems() -> Systems:
     return ConnectedEstate.of_home(Home.from_environment())
 
 
-def _sites(systems: Systems, dataset: str) -> list[str]:
+def _sites(systems: Systems, dataset: str) -> tuple[str, ...]:
     from ninelives.errors import Refused
+    from ninelives.gates.evidence import sites_of
 
-    declared = systems.estate.dataset_by_name.get(dataset)
+    declared = systems.estate.dataset_by_name.get(dataset) or systems.estate.table_by_name.get(dataset)
     if declared is None:
-        raise Refused("gate", [f"the estate has no dataset {dataset!r}"])
-    return [declared.primary, *declared.copies]
+        raise Refused("gate", [f"the estate has no dataset or table {dataset!r}"])
+    return sites_of(declared)
 
 
 def _exit_for(*results: GateResult) -> None:

@@ -118,10 +118,13 @@ def _engines(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
 
 
 def _repeated_names(estate: Estate) -> Iterator[Finding]:
-    for part in ("people", "sites", "datasets", "models", "services", "streams"):
+    for part in ("people", "sites", "datasets", "models", "services", "streams", "tables"):
         names = [item.name for item in getattr(estate, part)]
         for index, first in _repeated(names):
             yield (part, index, "name"), f"{names[index]} is the name of {part}[{first}] already; choose another"
+    for index, table in enumerate(estate.tables):
+        if table.name in estate.dataset_by_name:
+            yield ("tables", index, "name"), f"{table.name} is the name of a dataset already; choose another"
     lists: list[tuple[Loc, Sequence[str]]] = [
         *((("people", index, "roles"), person.roles) for index, person in enumerate(estate.people)),
         *((("datasets", index, "copies"), dataset.copies) for index, dataset in enumerate(estate.datasets)),
@@ -153,6 +156,8 @@ def _references(estate: Estate) -> Iterator[tuple[Loc, str, str]]:
                     yield (part, index, "access", number, "at", place), site, "sites"
     for index, stream in enumerate(estate.streams):
         yield ("streams", index, "site"), stream.site, "sites"
+    for index, table in enumerate(estate.tables):
+        yield ("tables", index, "site"), table.site, "sites"
     for index, model in enumerate(estate.models):
         yield ("models", index, "trained_on"), model.trained_on, "datasets"
     for index, backfill in enumerate(estate.backfills):
@@ -171,6 +176,9 @@ def _unknown_references(estate: Estate, broken: Collection[str]) -> Iterator[Fin
     declared = {part: {item.name for item in getattr(estate, part)} for part in parts}
     for loc, name, part in _references(estate):
         if part not in broken and name not in declared[part]:
+            if part == "datasets" and name in estate.table_by_name:
+                yield loc, f"{name} is a table, of which no copies are kept; name a dataset"
+                continue
             hint = closest(name, declared[part])
             yield loc, f"{name} is not declared below {part}; declare it or correct the name: {hint}"
 
@@ -182,7 +190,7 @@ def _unused(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
             used[part].add(name)
     used["datasets"].update(stream.name for stream in estate.streams)
     users = {
-        "sites": ("services", "datasets", "streams"),
+        "sites": ("services", "datasets", "streams", "tables"),
         "datasets": ("models", "streams", "backfills"),
         "models": ("services",),
     }

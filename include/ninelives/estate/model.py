@@ -12,7 +12,7 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict, Field
 
 from ninelives.estate.streams import Stream
-from ninelives.estate.units import DagId, Duration, Name, Principal, Ratio, Value
+from ninelives.estate.units import DagId, Duration, Name, Principal, Ratio, TableName, Value
 
 
 class Declared(BaseModel):
@@ -120,6 +120,17 @@ class Dataset(Declared):
     access: tuple[Permission, ...] = Field(default=(), description="Everybody who may read or write it.")
 
 
+class Table(Declared):
+    """Data in a database, which the gate judges there. No copy of it is made here: that is the database's own business,
+    and so no model, stream or backfill of the estate can be about it.
+    """
+
+    name: Name
+    site: Name = Field(description="Where it is; its database is the connection ninelives_<site>_database.")
+    table: TableName = Field(description="schema.name of a table or view in PostgreSQL.")
+    suite: Name = Field(description="Folder below expectations/ that holds the gate's suite.")
+
+
 class Model(Declared):
     """A model in the registry; ``trained_on`` names its dataset."""
 
@@ -210,6 +221,7 @@ class Estate(Declared):
     drills: DrillPolicy
     streams: tuple[Stream, ...] = ()
     backfills: tuple[Backfill, ...] = ()
+    tables: tuple[Table, ...] = ()
     administrators: tuple[Principal, ...] = Field(
         default=(), description="Users and roles that may do everything at every site, and are not looked at."
     )
@@ -224,6 +236,10 @@ class Estate(Declared):
     @cached_property
     def dataset_by_name(self) -> dict[str, Dataset]:
         return {dataset.name: dataset for dataset in self.datasets}
+
+    @cached_property
+    def table_by_name(self) -> dict[str, Table]:
+        return {table.name: table for table in self.tables}
 
     @cached_property
     def model_by_name(self) -> dict[str, Model]:

@@ -22,6 +22,7 @@ from pydantic import (
 _MILLISECONDS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|min|h|d)")
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)\s?%")
+_TABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,62}\.[A-Za-z_][A-Za-z0-9_]{0,62}$")
 _PRINCIPAL = re.compile(r"^[A-Za-z0-9+=,.@_-]{1,64}$")
 MAX_TEXT = 1000
 """Characters in a value of a golden request or a fallback answer."""
@@ -119,6 +120,17 @@ Ratio = Annotated[
 DagId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,250}$")]
 """As Airflow allows it."""
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+
+
+def check_table_name(value: Any) -> Any:
+    """Refuse what is not a schema and a table; raises ``ValueError``."""
+    if isinstance(value, str) and _TABLE.fullmatch(value):
+        return value
+    raise ValueError(f"{shown(value)} is not a table; write schema.name, in the case that the database has it in")
+
+
+TableName = Annotated[str, BeforeValidator(check_table_name), Field(pattern=_TABLE.pattern)]
+"""A table or view in a database, with its schema."""
 
 
 def check_principal(value: Any) -> Any:

@@ -4,16 +4,56 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ninelives.errors import Corrupted, Refused
+from ninelives.estate.model import Dataset, Table
 from ninelives.gates.interval import Interval
 from ninelives.gates.local import REREAD_BYTES, fetch
 from ninelives.gates.suite import Suite
 from ninelives.gates.verdict import Evaluation, ExpectationEngine, GateResult, asked_of, judge
-from ninelives.ports import ObjectStore
+from ninelives.ports import Connection, ObjectStore, Systems
 from ninelives.replication.manifest import Manifest, read_manifest
+
+
+def check_declared(
+    systems: Systems,
+    declared: Dataset | Table,
+    site: str,
+    suite: Suite,
+    *,
+    reread_bytes: int | None = REREAD_BYTES,
+    interval: Interval | None = None,
+    rows: int = 0,
+    earlier: Sequence[int] = (),
+) -> tuple[GateResult, Evaluation]:
+    """Judge what ``site`` has now of a dataset or a table; see ``check_dataset`` and ``check_table``."""
+    engine, clock = systems.expectations(), lambda: datetime.now(UTC)
+    if isinstance(declared, Table):
+        return check_table(
+            declared,
+            suite,
+            database=systems.connections.get(f"ninelives_{site}_database"),
+            others=systems.estate.table_by_name,
+            engine=engine,
+            clock=clock,
+            interval=interval,
+            rows=rows,
+            earlier=earlier,
+        )
+    return check_dataset(
+        declared.name,
+        systems.store(site),
+        suite,
+        cache=systems.home.cache,
+        engine=engine,
+        clock=clock,
+        reread_bytes=reread_bytes,
+        interval=interval,
+        rows=rows,
+        earlier=earlier,
+    )
 
 
 def check_dataset(
@@ -67,6 +107,57 @@ def check_dataset(
         at=now,
         interval=interval,
         references={name: found.fingerprint for name, found in manifests.items()},
+        earlier=earlier,
+    )
+    return result, evaluation
+
+
+def check_table(
+    table: Table,
+    suite: Suite,
+    *,
+    database: Connection,
+    others: Mapping[str, Table],
+    engine: ExpectationEngine,
+    clock: Callable[[], datetime],
+    interval: Interval | None = None,
+    rows: int = 0,
+    earlier: Sequence[int] = (),
+) -> tuple[GateResult, Evaluation]:
+    """The same of a table, by the database that holds it: schema, number of rows and suite, all in one snapshot.
+
+    A table is no copy, so its age is that of the snapshot: next to nothing, and on a standby the time since something
+    last reached it. The fingerprint is of exactly the rows that were judged, so of an interval, of those alone.
+
+    :param others: tables of the estate by name, for what the suite compares with
+    :raises Refused: the suite says nothing of one interval
+    :raises Unavailable: the database does not answer, or does not let us in
+    """
+    started = time.monotonic()
+    asked = asked_of(suite, interval)
+    compared = sorted({reference.dataset for reference in suite.references})
+    site = table.site
+    elsewhere = [name for name in compared if name not in others or others[name].site != site]
+    if suite.dataset != table.name:
+        evaluation = _not_run(f"the suite is for {suite.dataset}, not for {table.name}; see the estate's tables")
+    elif elsewhere:
+        evaluation = _not_run(*(f"{name}, to compare with, is no table of the estate at {site}" for name in elsewhere))
+    else:
+        references = {name: others[name].table for name in compared}
+        evaluation = engine.evaluate_table(
+            asked, table.table, database=database, interval=interval, rows=rows, references=references
+        )
+    fingerprints = dict(evaluation.fingerprints)
+    now = clock()
+    result = judge(
+        suite,
+        evaluation,
+        fingerprint=fingerprints.pop(table.name, None),
+        age=now - evaluation.as_of if evaluation.as_of else None,
+        seconds=time.monotonic() - started,
+        at=now,
+        interval=interval,
+        references=fingerprints,
         earlier=earlier,
     )
     return result, evaluation

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from ninelives.errors import Corrupted, Refused
-from ninelives.estate.model import Dataset
-from ninelives.gates.check import check_dataset
+from ninelives.estate.model import Dataset, Table
+from ninelives.gates.check import check_declared
 from ninelives.gates.interval import Interval
 from ninelives.gates.local import REREAD_BYTES
 from ninelives.gates.suite import Suite, load_suite, suite_path
@@ -79,27 +79,20 @@ def run_gate(
     reread_bytes: int | None = REREAD_BYTES,
     interval: Interval | None = None,
 ) -> tuple[GateResult, Record]:
-    """Judge what ``site`` holds of ``dataset`` now and leave the verdict, whatever it is, in the ledger.
+    """Judge what ``site`` holds of ``dataset`` (or a table) now and leave the verdict, whatever it is, in the ledger.
 
     :param reread_bytes: see ``gates.local.fetch``
     :param interval: judge only its rows; such a verdict never stands for the whole
     :raises EstateError: the suite cannot be used
     :raises Refused: the estate has no such dataset or site, or the suite says nothing of one interval
-    :raises Unavailable: the store or the ledger does not answer
+    :raises Unavailable: the store, the database or the ledger does not answer
     """
     declared = declared_copy(systems, dataset, site)
     suite = load_suite(suite_path(systems.home.expectations, declared.suite))
     ledger = systems.ledger()
-    result, _ = check_dataset(
-        dataset,
-        systems.store(site),
-        suite,
-        cache=systems.home.cache,
-        engine=systems.expectations(),
-        clock=lambda: datetime.now(UTC),
-        reread_bytes=reread_bytes,
-        interval=interval,
-        earlier=earlier_rows(ledger, suite, site),
+    earlier = earlier_rows(ledger, suite, site)
+    result, _ = check_declared(
+        systems, declared, site, suite, reread_bytes=reread_bytes, interval=interval, earlier=earlier
     )
     return result, record(ledger, dataset, site, result)
 
@@ -118,12 +111,17 @@ def earlier_rows(ledger: Ledger, suite: Suite, site: str) -> list[int]:
     return [number for number in rows if isinstance(number, int)][:wanted]
 
 
-def declared_copy(systems: Systems, dataset: str, site: str) -> Dataset:
-    """The dataset, if the estate keeps a copy of it at ``site``; raises ``Refused``."""
-    declared = systems.estate.dataset_by_name.get(dataset)
-    if declared is None or site not in (declared.primary, *declared.copies):
+def declared_copy(systems: Systems, dataset: str, site: str) -> Dataset | Table:
+    """The dataset or table, if the estate has it at ``site``; raises ``Refused``."""
+    declared = systems.estate.dataset_by_name.get(dataset) or systems.estate.table_by_name.get(dataset)
+    if declared is None or site not in sites_of(declared):
         raise Refused(f"gate of {dataset} at {site}", ["the estate declares no such copy; see its datasets"])
     return declared
+
+
+def sites_of(declared: Dataset | Table) -> tuple[str, ...]:
+    """Where it is, the primary site first."""
+    return (declared.site,) if isinstance(declared, Table) else (declared.primary, *declared.copies)
 
 
 def usable_verdict(systems: Systems, dataset: str, site: str, *, interval: Interval | None = None) -> Record:
@@ -152,6 +150,8 @@ def has_verdict(
 def _known_verdict(
     systems: Systems, dataset: str, site: str, interval: Interval | None, max_age: timedelta
 ) -> Record | None:
+    if dataset in systems.estate.table_by_name:
+        return None  # only reading all of a table could say that it is still what was judged
     suite = load_suite(suite_path(systems.home.expectations, systems.estate.dataset_by_name[dataset].suite))
     store = systems.store(site)
     fingerprints = {}

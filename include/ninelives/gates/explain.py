@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from ninelives.gates.check import check_dataset
+from ninelives.gates.check import check_declared
 from ninelives.gates.evidence import declared_copy, earlier_rows
 from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Expectation, load_suite, suite_path
@@ -45,21 +44,12 @@ def explain(
     :param rows: how many failing rows to show of each expectation; values of redacted columns are left out
     :raises EstateError: the suite cannot be used
     :raises Refused: the estate has no such dataset or site, or the suite says nothing of one interval
-    :raises Unavailable: the store does not answer
+    :raises Unavailable: the store or the database does not answer
     """
     declared = declared_copy(systems, dataset, site)
     suite = load_suite(suite_path(systems.home.expectations, declared.suite))
-    result, evaluation = check_dataset(
-        dataset,
-        systems.store(site),
-        suite,
-        cache=systems.home.cache,
-        engine=systems.expectations(),
-        clock=lambda: datetime.now(UTC),
-        earlier=earlier_rows(systems.ledger(), suite, site),
-        interval=interval,
-        rows=rows,
-    )
+    earlier = earlier_rows(systems.ledger(), suite, site)
+    result, evaluation = check_declared(systems, declared, site, suite, interval=interval, rows=rows, earlier=earlier)
     outcomes = {outcome.index: outcome for outcome in evaluation.outcomes or ()}
     asked = asked_of(suite, interval).asked
     return result, [Explained(expectation, outcomes.get(index)) for index, expectation in enumerate(asked)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ninelives.errors import Refused
+from ninelives.estate.model import Table
 from ninelives.gates.evidence import declared_copy
 from ninelives.gates.local import fetch
 from ninelives.gates.suite import Suite
@@ -99,7 +100,8 @@ def look_at_copy(systems: Systems, dataset: str, site: str) -> Profile:
     :raises Corrupted: its manifest cannot be trusted
     :raises Unavailable: the store does not answer
     """
-    declared_copy(systems, dataset, site)
+    if isinstance(declared_copy(systems, dataset, site), Table):
+        raise Refused(f"look at {dataset} at {site}", ["only files can be looked at; write the suite by hand"])
     store = systems.store(site)
     manifest = read_manifest(store, dataset)
     if manifest is None or not manifest.objects:

@@ -20,6 +20,7 @@ from ninelives.gates.suite import Severity, Suite
 
 if TYPE_CHECKING:
     from ninelives.gates.suggest import Profile
+    from ninelives.ports import Connection
 
 CLOCK_SKEW = timedelta(minutes=1)
 """Data may seem to be from the future by this much: two machines' clocks."""
@@ -74,10 +75,14 @@ class Evaluation:
     errors: tuple[str, ...] = ()
     newest: datetime | None = None
     """The latest ``suite.time``."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Of a table, and of each that it was compared with; files have theirs in a manifest."""
+    as_of: datetime | None = None
+    """The instant that a table's rows are from."""
 
 
 class ExpectationEngine(Protocol):
-    """Runs a suite's expectations over Parquet files."""
+    """Runs a suite's expectations over Parquet files, or in a database over one of its tables."""
 
     def evaluate(
         self,
@@ -94,6 +99,24 @@ class ExpectationEngine(Protocol):
         :param interval: look only at rows whose ``suite.time`` lies in it
         :param rows: how many failing rows to show of each expectation
         :param references: the files of every dataset that ``suite.references`` names
+        """
+        ...
+
+    def evaluate_table(
+        self,
+        suite: Suite,
+        table: str,
+        *,
+        database: Connection,
+        interval: Interval | None = None,
+        rows: int = 0,
+        references: Mapping[str, str] | None = None,
+    ) -> Evaluation:
+        """The same of one table, judged by the database that holds it, everything in one snapshot.
+
+        :param table: ``schema.name``
+        :param references: the table, in the same database, of every dataset that ``suite.references`` names
+        :raises Unavailable: the database does not answer, or does not let us in
         """
         ...
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class QualityGateOperator(EstateOperator):
     """Judge what a site really holds of a dataset, leave the verdict in the ledger, and fail unless it may serve.
 
-    A no is final: only a store or a ledger that does not answer is tried again.
+    A no is final: only a store, a database or a ledger that does not answer is tried again.
 
-    :param dataset: as declared in the estate, which also names its suite
+    :param dataset: or table, as declared in the estate, which also names its suite
     :param site: whose copy is judged
     :param interval: ``START/END`` in ISO 8601, the end not part of it: judge only its rows. Such a verdict never stands
         for the whole. ``"{{ data_interval_start }}/{{ data_interval_end }}"`` is that of the run

@@ -45,6 +45,14 @@ def test_datasync_between_sites_on_aws_is_sound() -> None:
     assert check_references(changed(*ON_AWS)) == []
 
 
+BOOKINGS = {"name": "bookings", "site": "paris", "table": "sales.bookings", "suite": "bookings"}
+TABLE = ("tables", [BOOKINGS])
+
+
+def test_a_table_uses_its_site_and_needs_nobody_who_uses_it() -> None:
+    assert check_references(changed(("sites.2", {"name": "rome"}), ("tables", [BOOKINGS | {"site": "rome"}]))) == []
+
+
 CASES: list[tuple[list[tuple[str, Any]], str, str]] = [
     # References that lead nowhere
     ([("datasets.0.primary", "pariss")], "datasets[0].primary", "did you mean paris?"),
@@ -59,6 +67,11 @@ CASES: list[tuple[list[tuple[str, Any]], str, str]] = [
     ([("datasets.1", DATA["datasets"][0] | {"name": "unused"})], "datasets[1].name", "no model is trained on it"),
     ([("backfills", [{"dag": "score", "source": "flihgts"}])], "backfills[0].source", "did you mean flights?"),
     ([("backfills", [{"dag": "score"}, {"dag": "score"}])], "backfills[1].dag", "named in backfills[0] already"),
+    # A table, of which nothing here keeps copies
+    ([("tables", [BOOKINGS | {"site": "rome"}])], "tables[0].site", "not declared below sites"),
+    ([("tables", [BOOKINGS | {"name": "flights"}])], "tables[0].name", "name of a dataset already"),
+    ([TABLE, ("models.0.trained_on", "bookings")], "models[0].trained_on", "no copies are kept; name a dataset"),
+    ([TABLE, ("backfills", [{"dag": "a", "source": "bookings"}])], "backfills[0].source", "bookings is a table"),
     # An engine that cannot work there
     ([("datasets.0.engine", "datasync")], "datasets[0].engine", "paris, dublin does not say access: aws"),
     (

@@ -1,4 +1,5 @@
-"""What Great Expectations and DuckDB really do here: every trap that the gate closes, on the real engine.
+"""What Great Expectations really does here on DuckDB and on PostgreSQL: every trap that the gate closes, on the real
+engines, and the same verdict on the same rows whichever it is.
 
 One module, because importing Great Expectations costs seconds. If it fails after an upgrade, read ``gx_worker`` first.
 """
@@ -10,8 +11,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,22 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from support.postgres import libpq, load, postgres, run_sql
 
 from ninelives.adapters.great_expectations import GreatExpectations
+from ninelives.errors import Unavailable
 from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Severity, Suite
 from ninelives.gates.verdict import Evaluation, GateResult, Verdict, asked_of, judge
+from ninelives.ports import Connection
 
 pytestmark = pytest.mark.slow
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = {"memory_limit": "500MB", "threads": "2"}
+TIMEOUT = 60_000
 Run = Callable[..., tuple[GateResult, Evaluation]]
 
 
@@ -50,8 +57,25 @@ def check(type_: str, severity: str = "critical", /, **kwargs: Any) -> dict[str,
 NOT_NULL = check("expect_column_values_to_not_be_null", column="n")
 
 
+def suite_of(data: pa.Table, *checks: dict[str, Any], **suite: Any) -> Suite:
+    document = {
+        "dataset": "d",
+        "schema": {field.name: str(field.type) for field in data.schema},
+        "min_rows": 1,
+        "expectations": checks,
+    }
+    return Suite.model_validate(document | suite)
+
+
+def judged(suite: Suite, evaluation: Evaluation, interval: Interval | None) -> tuple[GateResult, Evaluation]:
+    json.dumps(asdict(evaluation), allow_nan=False, default=str)
+    result = judge(suite, evaluation, fingerprint=None, age=timedelta(0), seconds=0, at=T0, interval=interval)
+    return result, evaluation
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def on_files(tmp_path: Path) -> Run:
+    """DuckDB over Parquet objects."""
     from ninelives.adapters import gx_worker
 
     def run(
@@ -68,20 +92,54 @@ def run(tmp_path: Path) -> Run:
             files[key] = tmp_path / key
             files[key].parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(content, files[key])
-        first = next(iter(tables.values()))
-        document = {
-            "dataset": "d",
-            "schema": {field.name: str(field.type) for field in first.schema},
-            "min_rows": 1,
-            "expectations": checks,
-        }
-        asked = Suite.model_validate(document | suite)
+        asked = suite_of(next(iter(tables.values())), *checks, **suite)
         evaluation = gx_worker.evaluate(asked_of(asked, interval), files, SETTINGS, interval, rows, others)
-        json.dumps(asdict(evaluation), allow_nan=False, default=str)
-        result = judge(asked, evaluation, fingerprint=None, age=timedelta(0), seconds=0, at=T0, interval=interval)
-        return result, evaluation
+        return judged(asked, evaluation, interval)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[URL]:
+    with postgres() as url:
+        run_sql(url, "CREATE SCHEMA gate")
+        yield url
+
+
+@pytest.fixture
+def in_table(server: URL) -> Run:
+    """PostgreSQL over a table of its own."""
+    from ninelives.adapters import gx_worker
+
+    def run(
+        data: pa.Table,
+        *checks: dict[str, Any],
+        interval: Interval | None = None,
+        rows: int = 0,
+        others: Mapping[str, list[Path]] | None = None,
+        **suite: Any,
+    ) -> tuple[GateResult, Evaluation]:
+        load(server, "gate.d", data)
+        for name, paths in (others or {}).items():
+            load(server, f"gate.{name}", pq.read_table(paths))
+        asked = suite_of(data, *checks, **suite)
+        evaluation = gx_worker.evaluate_table(
+            asked_of(asked, interval),
+            "gate.d",
+            libpq(server),
+            TIMEOUT,
+            interval,
+            rows,
+            {name: f"gate.{name}" for name in others or ()},
+        )
+        return judged(asked, evaluation, interval)
+
+    return run
+
+
+@pytest.fixture(params=["duckdb", "postgresql"])
+def run(request: pytest.FixtureRequest) -> Run:
+    return request.getfixturevalue({"duckdb": "on_files", "postgresql": "in_table"}[request.param])
 
 
 def quantiles(low: int, high: int) -> dict[str, Any]:
@@ -298,30 +356,30 @@ def test_a_schema_that_is_too_far_off_blocks_before_any_expectation_runs(run: Ru
     assert evaluation.outcomes is None
 
 
-def test_one_object_with_another_schema_among_many_is_found(run: Run) -> None:
+def test_one_object_with_another_schema_among_many_is_found(on_files: Run) -> None:
     data = {"d/1.parquet": table(), "d/2.parquet": table(n=pa.array(range(100), pa.int32())), "d/3.parquet": table()}
-    result, _ = run(data, NOT_NULL)
+    result, _ = on_files(data, NOT_NULL)
     assert result.verdict is Verdict.BLOCK
     assert "d/2.parquet" in result.reasons[0]
 
 
-def test_new_columns_and_another_order_only_warn_wherever_they_come(run: Run) -> None:
+def test_new_columns_and_another_order_only_warn_wherever_they_come(on_files: Run) -> None:
     declared = {field.name: str(field.type) for field in table().schema}
     turned = table().select(["at", "maybe", "word", "n"])
     for data in (
         {"d/1.parquet": table(more=pa.array(range(100))), "d/2.parquet": turned},
         {"d/1.parquet": turned, "d/2.parquet": table(more=pa.array(range(100)))},
     ):
-        result, _ = run(
+        result, _ = on_files(
             data, NOT_NULL, check("expect_column_max_to_be_between", column="n", max_value=99), schema=declared
         )
         assert result.verdict is Verdict.WARN, result.reasons
         assert result.rows == 200
 
 
-def test_a_partition_folder_does_not_replace_a_column_of_its_name(run: Run) -> None:
+def test_a_partition_folder_does_not_replace_a_column_of_its_name(on_files: Run) -> None:
     data = {"d/n=7/part-0.parquet": table()}
-    result, _ = run(data, check("expect_column_values_to_be_unique", column="n"))
+    result, _ = on_files(data, check("expect_column_values_to_be_unique", column="n"))
     assert result.verdict is Verdict.PASS, result.reasons
 
 
@@ -352,8 +410,16 @@ def test_only_the_rows_of_the_interval_are_judged_its_start_among_them_and_its_e
     assert run(table(), limits, time=TIME)[0].verdict is Verdict.BLOCK
 
 
-@pytest.mark.parametrize("type_", [pa.timestamp("us"), pa.timestamp("ns", tz="Europe/Paris"), pa.date32()])
+@pytest.mark.parametrize("type_", [pa.timestamp("us"), pa.timestamp("us", tz="UTC"), pa.date32()])
 def test_an_interval_is_in_utc_whatever_the_type_of_the_time_column(run: Run, type_: pa.DataType) -> None:
+    judge_two_days_in_utc(run, type_)
+
+
+def test_an_interval_is_in_utc_also_where_files_have_another_zone(on_files: Run) -> None:
+    judge_two_days_in_utc(on_files, pa.timestamp("ns", tz="Europe/Paris"))
+
+
+def judge_two_days_in_utc(run: Run, type_: pa.DataType) -> None:
     days = pa.array([T0 + timedelta(days=d) for d in range(100)], pa.timestamp("us", tz="UTC"))
     interval = Interval(T0 + timedelta(days=3), T0 + timedelta(days=5))
     result, _ = run(table(at=days.cast(type_)), NOT_NULL, time=TIME, interval=interval)
@@ -421,7 +487,7 @@ def test_every_row_points_to_a_row_of_the_other_dataset_and_nulls_point_nowhere(
     assert (bad.failures[0].column, bad.failures[0].observed) == ("word", {"observed_value": 50})
     assert {row["word"] for row in (evaluation.outcomes or ())[1].rows} == {"beta"}
     for others in ({}, {"words": [tmp_path / "part-0.parquet"]}):
-        (tmp_path / "part-0.parquet").write_bytes((tmp_path / "d" / "part-0.parquet").read_bytes())
+        pq.write_table(some_null, tmp_path / "part-0.parquet")
         assert run(some_null, NOT_NULL, **asked, others=others)[0].verdict is Verdict.ERROR, "nothing to compare with"
     nothing = table(word=pa.nulls(100, pa.string()))
     assert run(nothing, NOT_NULL, **asked, others=dictionary("alpha"))[0].verdict is Verdict.ERROR, "nothing judged"
@@ -490,6 +556,220 @@ def test_damaged_parquet_is_an_error_that_names_the_object(tmp_path: Path) -> No
     evaluation = GreatExpectations().evaluate(suite, {"d/part-0.parquet": path})
     assert evaluation.errors
     assert "died (exit code 1)" in evaluation.errors[0]
+
+
+# --- only in PostgreSQL
+
+
+def in_database(server: URL, *checks: dict[str, Any], timeout: int = TIMEOUT, **suite: Any) -> Evaluation:
+    """The suite on the table that is there."""
+    from ninelives.adapters import gx_worker
+
+    asked = suite_of(table(), *(checks or [NOT_NULL]), **suite)
+    return gx_worker.evaluate_table(asked, "gate.d", libpq(server), timeout)
+
+
+def own_query(query: str) -> dict[str, Any]:
+    return check("unexpected_rows_expectation", unexpected_rows_query=query)
+
+
+def errors_of(evaluation: Evaluation) -> list[str]:
+    return [*evaluation.errors, *(outcome.raised for outcome in evaluation.outcomes or () if outcome.raised)]
+
+
+TYPES = {
+    "boolean": "bool", "smallint": "int16", "integer": "int32", "bigint": "int64", "oid": "uint32", "real": "float",
+    "double precision": "double", "text": "string", "varchar": "string", "varchar(7)": "string", "char(5)": "string",
+    "name": "string", "bytea": "binary", "date": "date32[day]", "time": "time64[us]", "time(3)": "time64[us]",
+    "timestamp": "timestamp[us]", "timestamp(0)": "timestamp[us]", "timestamptz": "timestamp[us, tz=UTC]",
+    "timestamptz(3)": "timestamp[us, tz=UTC]", "numeric(9)": "decimal128(9, 0)", "numeric(38,2)": "decimal128(38, 2)",
+    "numeric(50,4)": "decimal256(50, 4)", "gate.mood": "string", "gate.price": "decimal128(10, 2)",
+    "numeric": "numeric", "numeric(90,1)": "numeric(90,1)", "uuid": "uuid", "jsonb": "jsonb", "integer[]": "integer[]",
+    "interval": "interval", "timetz": "time with time zone",
+}  # fmt: skip
+
+
+def test_every_type_of_the_database_has_arrow_s_name_or_keeps_its_own(server: URL) -> None:
+    from ninelives.adapters.gx_postgres import Snapshot, arrow_type
+
+    columns = ", ".join(f"c{number} {type_}" for number, type_ in enumerate(TYPES))
+    run_sql(
+        server,
+        "DROP TABLE IF EXISTS gate.types",
+        "CREATE TYPE gate.mood AS ENUM ('good', 'bad')",
+        "CREATE DOMAIN gate.price AS numeric(10, 2) CHECK (VALUE > 0)",
+        f"CREATE TABLE gate.types (gone text, {columns})",
+        "ALTER TABLE gate.types DROP COLUMN gone",
+    )
+    found = Snapshot(libpq(server), TIMEOUT).columns("gate.types")
+    assert dict(zip(TYPES, map(arrow_type, found.values()), strict=True)) == TYPES
+
+
+def test_what_arrow_calls_a_string_is_compared_as_text_and_odd_names_are_no_matter(server: URL) -> None:
+    from ninelives.adapters import gx_worker
+
+    run_sql(
+        server,
+        "DROP TABLE IF EXISTS gate.odd",
+        "CREATE TYPE gate.colour AS ENUM ('red', 'blue')",
+        'CREATE TABLE gate.odd ("user" gate.colour, "per cent %%" char(5), "a ""b"" :c" bigint, hidden text)',
+        "INSERT INTO gate.odd VALUES ('red', 'ab', 1, 'x'), ('blue', 'ab', 2, 'x')",
+    )
+    columns = {"user": "string", "per cent %": "string", 'a "b" :c': "int64"}
+    asked = suite_of(
+        table(),
+        check("expect_column_values_to_be_in_set", column="user", value_set=["red", "no such colour"]),
+        check("expect_column_values_to_match_regex", column="per cent %", regex="^ab$"),
+        check("expect_column_values_to_be_between", column='a "b" :c', max_value=1),
+        schema=columns,
+    )
+    evaluation = gx_worker.evaluate_table(asked, "gate.odd", libpq(server), TIMEOUT, rows_shown=5)
+    assert [(o.success, o.raised) for o in evaluation.outcomes or ()] == [(False, None), (True, None), (False, None)]
+    shown = [[dict(row) for row in outcome.rows] for outcome in evaluation.outcomes or ()]
+    assert shown[2] == [{"user": "blue", "per cent %": "ab", 'a "b" :c': 2}], (
+        "nothing of what the suite does not declare"
+    )
+
+
+def test_the_fingerprint_is_that_of_the_rows_in_any_order_and_of_nothing_else(server: URL) -> None:
+    def fingerprint(data: pa.Table) -> str:
+        load(server, "gate.d", data)
+        return in_database(server).fingerprints["d"]
+
+    whole = fingerprint(table())
+    assert fingerprint(table()) == whole
+    assert fingerprint(table().take(list(reversed(range(100))))) == whole
+    swapped = table(word=pa.array(["beta", "alpha"] * 50))
+    others = [table().slice(1), pa.concat_tables([table(), table().slice(0, 2)]), swapped, swapped.slice(1)]
+    assert len({whole, *map(fingerprint, others)}) == 5
+    load(server, "gate.d", table())
+    run_sql(server, "UPDATE gate.d SET word = NULL WHERE n = 7")
+    null = in_database(server).fingerprints["d"]
+    run_sql(server, "UPDATE gate.d SET word = '' WHERE n = 7")
+    assert len({whole, null, in_database(server).fingerprints["d"]}) == 3
+    run_sql(server, "UPDATE gate.d SET word = 'beta' WHERE n = 7")
+    assert in_database(server).fingerprints["d"] == whole
+
+
+def test_an_interval_has_the_fingerprint_of_its_rows_alone(server: URL, in_table: Run) -> None:
+    def fingerprint(of: Interval) -> str:
+        return in_table(table(), NOT_NULL, time=TIME, interval=of)[1].fingerprints["d"]
+
+    assert fingerprint(minutes(0, 10)) == fingerprint(minutes(0, 10)) != fingerprint(minutes(10, 20))
+
+
+def test_all_of_it_sees_the_same_rows_whatever_is_written_meanwhile(server: URL) -> None:
+    from ninelives.adapters.gx_postgres import Snapshot
+
+    load(server, "gate.d", table())
+    snapshot = Snapshot(libpq(server), TIMEOUT)
+    columns = snapshot.columns("gate.d")
+    before = snapshot.fingerprint("gate.d", columns)
+    run_sql(server, "DELETE FROM gate.d WHERE n > 50", "INSERT INTO gate.d VALUES (-1)")
+    assert (snapshot.fingerprint("gate.d", columns)[0], before[0], snapshot.unbroken) == (100, 100, True)
+
+
+def test_a_query_that_leaves_the_snapshot_is_an_error(server: URL) -> None:
+    load(server, "gate.d", table())
+    evaluation = in_database(server, NOT_NULL, own_query("SELECT n FROM {batch} WHERE n < 0) x; COMMIT; SELECT 0 --"))
+    assert "not everything was asked of the same snapshot" in errors_of(evaluation), errors_of(evaluation)
+
+
+def test_nothing_can_be_written(server: URL) -> None:
+    load(server, "gate.d", table())
+    run_sql(server, "CREATE SEQUENCE gate.numbers")
+    writing = own_query("SELECT nextval('gate.numbers') AS n FROM {batch}")
+    (error,) = errors_of(in_database(server, writing, NOT_NULL))
+    assert "read-only transaction" in error
+
+
+def test_a_statement_that_takes_too_long_is_stopped_and_an_error_of_its_own(server: URL) -> None:
+    load(server, "gate.d", table())
+    slow = own_query("SELECT n FROM {batch} WHERE n = 1 AND pg_sleep(20) IS NULL")
+    evaluation = in_database(server, slow, NOT_NULL, timeout=700)
+    assert [(o.success, o.raised is None) for o in evaluation.outcomes or ()] == [(False, False), (True, True)]
+    assert "statement timeout" in errors_of(evaluation)[0]
+
+
+def test_a_database_that_goes_away_meanwhile_gives_no_verdict(server: URL) -> None:
+    load(server, "gate.d", table())
+    killing = own_query("SELECT n FROM {batch} WHERE n = 1 AND pg_terminate_backend(pg_backend_pid())")
+    for asked in ([NOT_NULL, killing], [killing, NOT_NULL]):
+        with pytest.raises(Unavailable, match="went away"):
+            in_database(server, *asked)
+
+
+def test_a_table_that_is_not_there_or_not_ours_to_read_is_an_error(server: URL) -> None:
+    run_sql(server, "DROP TABLE IF EXISTS gate.d")
+    evaluation = in_database(server)
+    assert evaluation.errors == ("the database has no table or view gate.d",)
+    load(server, "gate.d", table())
+    run_sql(
+        server,
+        "CREATE ROLE reader LOGIN",
+        "GRANT USAGE ON SCHEMA gate TO reader",
+        "CREATE POLICY first_ten ON gate.d FOR SELECT USING (n < 10)",
+    )
+    reader = server.set(username="reader")
+    assert "permission denied for table d" in in_database(reader).errors[0]
+    run_sql(server, "GRANT SELECT ON gate.d TO reader", "ALTER TABLE gate.d ENABLE ROW LEVEL SECURITY")
+    assert "row-level security" in in_database(reader).errors[0], "a part of the rows is not the table"
+    run_sql(server, "ALTER TABLE gate.d DISABLE ROW LEVEL SECURITY")
+    assert in_database(reader).rows == 100, "a role that may only read is enough"
+
+
+@pytest.mark.parametrize("where", [{"host": "127.0.0.1", "port": 1}, {"user": "locked", "password": "hunter2-4711"}])
+def test_a_database_that_does_not_let_us_in_is_to_be_tried_again_and_nobody_reads_how(
+    server: URL, where: dict[str, Any]
+) -> None:
+    from ninelives.adapters import gx_worker
+
+    lock(server)
+    with pytest.raises(Unavailable) as refused:
+        gx_worker.evaluate_table(suite_of(table(), NOT_NULL), "gate.d", libpq(server, **where), TIMEOUT)
+    assert not {"locked", "hunter2-4711"} & set(str(refused.value).replace('"', " ").split()), refused.value
+
+
+def lock(server: URL) -> None:
+    """Let the role ``locked`` in only with its password."""
+    engine = sa.create_engine(server, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        rules = Path(connection.exec_driver_sql("SHOW hba_file").scalar_one())
+    rule = "local all locked scram-sha-256\n"
+    if not rules.read_text().startswith(rule):
+        run_sql(server, "CREATE ROLE locked LOGIN PASSWORD 'right-4711'", "GRANT USAGE ON SCHEMA gate TO locked")
+        rules.write_text(rule + rules.read_text())
+        run_sql(server, "SELECT pg_reload_conf()")
+
+
+def test_the_password_reaches_the_process_where_nobody_else_sees_it(server: URL) -> None:
+    lock(server)
+    load(server, "gate.d", table())
+    run_sql(server, "GRANT SELECT ON gate.d TO locked")
+    parameters = libpq(server, user="locked", password="right-4711")
+    database = Connection(
+        "ninelives_paris_database", parameters["host"], None, "locked", "right-4711", parameters["dbname"]
+    )
+    seen: list[str] = []
+
+    def watch() -> None:
+        while not (found := workers()):
+            pass
+        seen.extend([*found[0].cmdline(), *found[0].environ().values()])
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    suite = suite_of(table(), NOT_NULL, check("expect_column_max_to_be_between", column="n", max_value=1))
+    evaluation = GreatExpectations().evaluate_table(suite, "gate.d", database=database)
+    watching.join()
+    assert evaluation.rows == 100, evaluation.errors
+    assert "postgresql" in evaluation.engine
+    assert evaluation.as_of is not None
+    assert "right-4711" not in " ".join(seen) + json.dumps(asdict(evaluation), default=str)
+
+    with pytest.raises(Unavailable, match="connection ninelives_paris_database: ") as refused:
+        GreatExpectations().evaluate_table(suite, "gate.d", database=replace(database, password="wrong-4711"))
+    assert "4711" not in str(refused.value)
 
 
 # --- the process around it

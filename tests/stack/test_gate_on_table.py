@@ -1,0 +1,137 @@
+"""The gate on a table that lives in PostgreSQL: declared in the estate, judged there, its verdict in the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from sqlalchemy.engine import URL
+from support.gate import january
+from support.postgres import libpq, load, postgres, run_sql
+from support.processes import ROOT
+from typer.testing import CliRunner
+
+from ninelives.adapters.connected import ConnectedEstate
+from ninelives.adapters.connections import FileConnections
+from ninelives.adapters.ledger import migrate
+from ninelives.cli import app
+from ninelives.cli.common import ExitCode
+from ninelives.errors import Refused, Unavailable
+from ninelives.estate.load import load_estate
+from ninelives.gates.evidence import has_verdict, run_gate
+from ninelives.gates.verdict import Verdict
+from ninelives.home import Home
+
+pytestmark = [pytest.mark.stack, pytest.mark.slow]
+
+TABLES = """
+tables:
+  - {name: bookings, site: paris, table: sales.bookings, suite: bookings}
+  - {name: cities, site: paris, table: sales.cities, suite: bookings}
+  - {name: january, site: dublin, table: sales.january, suite: january}
+"""
+BOOKINGS = pa.table({"id": pa.array(range(1000), pa.int64()), "city": ["CDG", "DUB"] * 500, "seats": [1, 2] * 500})
+
+
+def asked(type_: str, severity: str = "critical", /, **kwargs: Any) -> dict[str, Any]:
+    return {"type": type_, "kwargs": kwargs, "severity": severity, "reason": "Because the test says so."}
+
+
+SUITE = {
+    "dataset": "bookings",
+    "schema": {"id": "int64", "city": "string", "seats": "int64"},
+    "min_rows": 500,
+    "max_age": "1h",
+    "redact": ["city"],
+    "references": [{"dataset": "cities", "columns": {"city": "code"}, "reason": "Every city is one of ours."}],
+    "expectations": [
+        asked("expect_column_values_to_be_unique", column="id"),
+        asked("expect_column_values_to_be_between", column="seats", max_value=9),
+        asked("expect_column_values_to_be_in_set", "warning", column="city", value_set=["CDG", "DUB"]),
+    ],
+}
+
+
+@pytest.fixture
+def database() -> Iterator[URL]:
+    with postgres() as url:
+        migrate(url)
+        run_sql(url, "CREATE SCHEMA sales")
+        load(url, "sales.bookings", BOOKINGS)
+        load(url, "sales.cities", pa.table({"code": ["CDG", "DUB"]}))
+        yield url
+
+
+@pytest.fixture
+def home(database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A machine that knows an estate with tables, their suites, and where the database is."""
+    at = libpq(database)
+    connection = {"conn_type": "postgres", "host": at["host"], "login": at["user"], "schema": at["dbname"]}
+    home = Home(tmp_path)
+    home.connections_file.parent.mkdir(parents=True)
+    names = ("ninelives_ledger", "ninelives_paris_database", "ninelives_dublin_database")
+    home.connections_file.write_text(json.dumps(dict.fromkeys(names, connection)))
+    (tmp_path / "estate.yaml").write_text((ROOT / "include/estates/demo/estate.yaml").read_text() + TABLES)
+    flights = json.loads((ROOT / "expectations/flights/suite.json").read_text())
+    for suite in (SUITE, flights | {"dataset": "january"}):
+        (tmp_path / "expectations" / suite["dataset"]).mkdir(parents=True)
+        (tmp_path / "expectations" / suite["dataset"] / "suite.json").write_text(json.dumps(suite))
+    monkeypatch.setenv("NINELIVES_HOME", str(tmp_path))
+    monkeypatch.setenv("NINELIVES_ESTATE", str(tmp_path / "estate.yaml"))
+    monkeypatch.setenv("NINELIVES_EXPECTATIONS", str(tmp_path / "expectations"))
+    return home
+
+
+def systems(home: Home) -> ConnectedEstate:
+    return ConnectedEstate(load_estate(home.root / "estate.yaml"), FileConnections(home.connections_file), home)
+
+
+def test_a_table_is_judged_where_it_is_and_the_verdict_is_evidence_about_these_rows(home: Home, database: URL) -> None:
+    result, record = run_gate(systems(home), "bookings", "paris")
+    assert (result.verdict, result.rows, result.expectations) == (Verdict.PASS, 1000, 4), result.reasons
+    assert record.subject == "bookings@paris"
+    assert "postgresql" in record.facts["engine"]
+    assert record.facts["references"].keys() == {"cities"}
+    assert not has_verdict(systems(home), "bookings", "paris"), "nobody knows that without reading the table again"
+
+    run_sql(database, "UPDATE sales.bookings SET city = 'Lost-4711' WHERE id = 7")
+    again = CliRunner().invoke(app, ["gate", "run", "bookings", "--json"])
+    assert again.exit_code == ExitCode.MISSED, again.exception
+    (answer,) = json.loads(again.stdout)
+    assert (again.exit_code, answer["verdict"]) == (ExitCode.MISSED, "block"), again.output
+    assert answer["fingerprint"] != record.facts["fingerprint"]
+    assert answer["references"] == record.facts["references"]
+    explained = CliRunner().invoke(app, ["gate", "explain", "bookings", "--json"])
+    failed = [e["type"] for e in json.loads(explained.stdout)["expectations"] if e["met"] is False]
+    assert failed == ["expect_column_values_to_be_in_set", "unexpected_rows_expectation"]
+    ledger = systems(home).ledger().records(kind="gate", subject="bookings@paris")
+    assert len(ledger) == 2
+    assert "Lost-4711" not in again.output + explained.output + json.dumps([dict(each.facts) for each in ledger])
+
+
+def test_the_suite_of_the_flights_gives_the_same_verdict_in_the_database(home: Home, database: URL) -> None:
+    load(database, "sales.january", january().source)
+    result, _ = run_gate(systems(home), "january", "dublin")
+    assert (result.verdict, result.rows) == (Verdict.PASS, 27_004), result.reasons
+
+
+def test_what_cannot_be_asked_of_a_table_is_refused_and_a_database_that_is_away_gives_no_verdict(
+    home: Home, database: URL
+) -> None:
+    with pytest.raises(Refused, match="no such copy"):
+        run_gate(systems(home), "bookings", "dublin")
+    suggest = CliRunner().invoke(app, ["gate", "suggest", "bookings", "--output", str(home.root / "new.json")])
+    assert isinstance(suggest.exception, Refused)
+    wrong, _ = run_gate(systems(home), "cities", "paris")
+    assert "the suite is for bookings, not for cities" in wrong.errors[0]
+
+    away = json.loads(home.connections_file.read_text())
+    away["ninelives_paris_database"] |= {"host": "127.0.0.1", "port": 1}
+    home.connections_file.write_text(json.dumps(away))
+    with pytest.raises(Unavailable, match="ninelives_paris_database"):
+        run_gate(systems(home), "bookings", "paris")
+    assert systems(home).ledger().records(kind="gate", subject="bookings@paris") == []
