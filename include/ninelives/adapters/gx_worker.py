@@ -23,7 +23,7 @@ import signal
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -71,7 +71,7 @@ def evaluate(
         reading += f" WHERE {_within(suite, interval)}"
     create = [f"CREATE {'TABLE' if rows <= _TABLE_ROWS else 'VIEW'} {_DATA} AS {reading}"]
     create += [f"CREATE VIEW {quoted(name)} AS {_read(paths)}" for name, paths in (references or {}).items()]
-    check = _Check(suite, _open_duckdb(create, settings))
+    check = _Check(suite, lambda: _open_duckdb(create, settings))
     judged, counted, newest = check.judged()
     if not counted:
         return Evaluation(engine, schemas, 0, None, ())
@@ -141,7 +141,7 @@ def _evaluate_snapshot(
     fingerprints |= {name: snapshot.fingerprint(each, columns[name])[1] for name, each in references.items()}
     relations = {name: selection(each, columns[name]) for name, each in references.items()}
     relations[_DATA] = selection(table, {name: columns[suite.dataset][name] for name in suite.columns}, where)
-    check = _Check(suite, _without_transactions(snapshot.engine(relations)))
+    check = _Check(suite, lambda: _without_transactions(snapshot.engine(relations)))
     judged, counted, newest = check.judged()
     outcomes = tuple(check.outcomes(judged, rows_shown))
     errors = () if counted == rows and snapshot.unbroken else ("not everything was asked of the same snapshot",)
@@ -202,9 +202,9 @@ def _without_transactions(engine: Any) -> Any:
 
 
 class _Check:
-    """One suite over the relation ``gate_data`` of ``engine``."""
+    """One suite over the relation ``gate_data`` of what ``open_data`` opens: a SQLAlchemy engine."""
 
-    def __init__(self, suite: Suite, engine: Any) -> None:
+    def __init__(self, suite: Suite, open_data: Callable[[], Any]) -> None:
         _spare_imports()
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -214,6 +214,7 @@ class _Check:
         self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
         _register()
         # Great Expectations keeps and copies a datasource's arguments, so they are a name and never how to sign in.
+        engine = open_data()  # after the imports, which want memory too
         _opened[name := f"gate:{id(engine)}"] = engine
         source = self.context.data_sources.add_gate("gate", connection_string=name)
         self.engine = source.get_execution_engine()

@@ -29,7 +29,7 @@ from ninelives.adapters.great_expectations import GreatExpectations
 from ninelives.errors import Unavailable
 from ninelives.gates.interval import Interval
 from ninelives.gates.suite import Severity, Suite
-from ninelives.gates.verdict import Evaluation, GateResult, Verdict, asked_of, judge
+from ninelives.gates.verdict import Evaluation, GateResult, Outcome, Verdict, asked_of, judge
 from ninelives.ports import Connection
 
 pytestmark = pytest.mark.slow
@@ -556,6 +556,59 @@ def test_damaged_parquet_is_an_error_that_names_the_object(tmp_path: Path) -> No
     evaluation = GreatExpectations().evaluate(suite, {"d/part-0.parquet": path})
     assert evaluation.errors
     assert "died (exit code 1)" in evaluation.errors[0]
+
+
+HALVES = {"bins": [0, 50, 99], "weights": [0.9, 0.1]}
+ALIKE = [
+    *(expectation for both in MET_AND_NOT for expectation in both),
+    check("expect_column_values_to_match_like_pattern", column="word", like_pattern="al%"),
+    check("expect_column_values_to_not_match_like_pattern_list", column="word", like_pattern_list=["al%"]),
+    check("expect_column_values_to_match_regex_list", column="word", regex_list=["^a", "^b"]),
+    check("expect_column_values_to_not_match_regex_list", column="word", regex_list=["^a"]),
+    check("expect_column_values_to_not_be_in_set", column="word", value_set=["alpha"]),
+    check("expect_column_value_lengths_to_be_between", column="word", max_value=4),
+    check("expect_column_value_lengths_to_equal", column="word", value=5),
+    check("expect_column_value_z_scores_to_be_less_than", column="n", threshold=1, double_sided=True),
+    check("expect_column_median_to_be_between", column="n", max_value=10),
+    check("expect_column_min_to_be_between", column="n", min_value=1),
+    check("expect_column_sum_to_be_between", column="n", max_value=1),
+    check("expect_column_mean_to_be_between", column="maybe", max_value=0),
+    check("expect_column_most_common_value_to_be_in_set", column="word", value_set=["gamma"]),
+    check("expect_column_proportion_of_unique_values_to_be_between", column="word", min_value=0.5),
+    check("expect_column_proportion_of_non_null_values_to_be_between", column="maybe", min_value=0.9),
+    check("expect_column_distinct_values_to_be_in_set", column="word", value_set=["alpha"]),
+    check("expect_column_distinct_values_to_contain_set", column="word", value_set=["gamma"]),
+    check("expect_column_distinct_values_to_equal_set", column="word", value_set=["gamma"]),
+    check("expect_column_pair_values_to_be_equal", column_A="n", column_B="maybe"),
+    check("expect_column_pair_values_to_be_in_set", column_A="n", column_B="maybe", value_pairs_set=[[0, 1]]),
+    check("expect_select_column_values_to_be_unique_within_record", column_list=["n", "maybe"]),
+    check("expect_multicolumn_sum_to_equal", column_list=["n", "maybe"], sum_total=3),
+    check("expect_table_columns_to_match_ordered_list", column_list=["n", "word", "at"]),
+    check("expect_table_column_count_to_equal", value=4),
+    check("expect_column_kl_divergence_to_be_less_than", column="n", partition_object=HALVES, threshold=0.1),
+    check("expect_column_values_to_be_between", column="at", max_value="2026-01-01T00:30:00+00:00"),
+]
+NEITHER = [
+    check("expect_column_values_to_be_of_type", column="n", type_="BIGINT"),
+    check("expect_column_values_to_be_increasing", column="n"),
+]
+"""What a database does not answer: the schema says the type, and rows have no order."""
+
+
+def test_both_engines_see_the_same_in_the_same_rows_with_every_kind_of_expectation(
+    on_files: Run, in_table: Run
+) -> None:
+    def without_samples(outcome: Outcome) -> Outcome:
+        """Rows have no order, so either may show others that fail."""
+        return replace(outcome, observed={k: v for k, v in outcome.observed.items() if k != "unexpected"})
+
+    files, rows = ([*map(without_samples, run(table(), *ALIKE)[1].outcomes or ())] for run in (on_files, in_table))
+    assert files == rows
+    assert len(files) == len(ALIKE)
+    assert not [outcome.raised for outcome in files if outcome.raised]
+    for run in (on_files, in_table):
+        result, _ = run(table(), *NEITHER, NOT_NULL)
+        assert (result.verdict, len(result.errors)) == (Verdict.ERROR, len(NEITHER)), result.reasons
 
 
 # --- only in PostgreSQL
