@@ -1,4 +1,4 @@
-"""The link from a task to the evidence it left."""
+"""Links from a task to what it left."""
 
 from __future__ import annotations
 
@@ -13,3 +13,13 @@ class EvidenceLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:
         seq = getattr(operator, "evidence", None)
         return f"/ninelives/evidence/{seq}" if seq else ""
+
+
+class DataDocsLink(BaseOperatorLink):
+    """Opens Great Expectations' page about a verdict; absent where there is none."""
+
+    name = "Data Docs"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:
+        seq = getattr(operator, "documented", None)
+        return f"/ninelives/gates/{seq}" if seq else ""

@@ -106,6 +106,17 @@ def test_afterwards_every_site_is_open_the_service_moved_and_the_evidence_is_who
     assert estate.json("evidence", "verify")["verdict"] == "whole"
 
 
+def test_evidence_and_data_docs_are_shown_in_airflow_to_those_who_signed_in(estate: Estate) -> None:
+    gate = next(one for one in estate.systems.ledger().records(kind="gate") if "docs" in one.facts)
+    client = signed_in(estate, "ada")
+    evidence, docs = (client.get(f"/ninelives/{page}/{gate.seq}") for page in ("evidence", "gates"))
+    assert gate.hash in evidence.raise_for_status().text
+    assert "values must never be null" in docs.raise_for_status().text
+    assert "sandbox" in docs.headers["Content-Security-Policy"]
+    for page in (evidence, docs):
+        assert httpx.get(page.url).status_code in {401, 403}
+
+
 def test_a_dry_run_writes_nothing(estate: Estate) -> None:
     ready(estate)
     systems = estate.systems

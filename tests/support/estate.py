@@ -20,7 +20,7 @@ from ninelives.home import Home
 ROOT = Path(__file__).parents[2]
 MINUTES = 60.0
 PROBE_RATE = 5
-"""A quarter of the usual, for the other tests' sake: at 20 a second prober, gateway and replicas take a quarter core."""
+"""A quarter of the usual, for the other tests' sake: at 20 a second they take a quarter of a core."""
 
 
 def free_base(size: int = 30) -> int:

@@ -157,6 +157,7 @@ def _evaluation(answer: Mapping[str, Any]) -> Evaluation:
         newest=datetime.fromisoformat(answer["newest"]) if answer["newest"] else None,
         fingerprints=answer["fingerprints"],
         as_of=datetime.fromisoformat(answer["as_of"]) if answer["as_of"] else None,
+        docs=answer["docs"],
     )
 
 

@@ -19,6 +19,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import types
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from ninelives.adapters.gx_postgres import Snapshot
 
 _SAMPLES = 5
+_SAMPLED = "partial_unexpected_list"
+_NUMBERS = ("element_count", "unexpected_count", "unexpected_percent", "missing_percent")
 _WITHHELD = "the message is withheld: it may quote a value of a redacted column"
 _SAMPLE_TEXT = 200
 _DATA = "gate_data"
@@ -77,7 +80,8 @@ def evaluate(
         return Evaluation(engine, schemas, 0, None, ())
     if counted != rows and interval is None:
         errors.append(f"the objects' footers count {rows} rows, reading them gives {counted}")
-    return Evaluation(engine, schemas, counted, tuple(check.outcomes(judged, rows_shown)), tuple(errors), newest)
+    outcomes = tuple(check.outcomes(judged, rows_shown))
+    return Evaluation(engine, schemas, counted, outcomes, tuple(errors), newest, docs=check.docs())
 
 
 def evaluate_table(
@@ -145,7 +149,7 @@ def _evaluate_snapshot(
     judged, counted, newest = check.judged()
     outcomes = tuple(check.outcomes(judged, rows_shown))
     errors = () if counted == rows and snapshot.unbroken else ("not everything was asked of the same snapshot",)
-    return Evaluation("", schemas, rows, outcomes, errors, newest, fingerprints)
+    return Evaluation("", schemas, rows, outcomes, errors, newest, fingerprints, docs=check.docs())
 
 
 def _read_schemas(files: Mapping[str, Path]) -> tuple[tuple[ObjectSchema, ...], int, list[str]]:
@@ -210,6 +214,7 @@ class _Check:
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
         self.suite = suite
+        self.results: dict[int, Any] = {}
         self.context = gx.get_context(mode="ephemeral")
         self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
         _register()
@@ -284,12 +289,52 @@ class _Check:
         if wanted:
             asked = ExpectationSuite(name="gate", expectations=wanted)
             for result in self.batch.validate(asked, result_format=result_format).results:
+                self.results[result.expectation_config.meta["index"]] = result
                 answers[result.expectation_config.meta["index"]] = {
                     "success": result.success is True,
                     "raised": raised(result.exception_info),
                     "result": result.result,
                 }
         return answers
+
+    def docs(self) -> str | None:
+        """Great Expectations' Data Docs page of what was asked, with no more of the data than the evidence has."""
+        from great_expectations.core import ExpectationSuiteValidationResult
+        from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
+        from great_expectations.render.view.view import DefaultJinjaPageView
+
+        if not self.results:
+            return None
+        for index, result in self.results.items():
+            values = () if _redacted(self.suite, self.suite.asked[index]) else ("observed_value", _SAMPLED)
+            seen = {key: result.result[key] for key in (*_NUMBERS, *values) if key in result.result}
+            result.result = seen | ({_SAMPLED: seen[_SAMPLED][:_SAMPLES]} if seen.get(_SAMPLED) else {})
+            if raised(result.exception_info) and self.suite.redact:
+                result.exception_info = {
+                    "raised_exception": True, "exception_message": _WITHHELD, "exception_traceback": ""
+                }  # fmt: skip
+        results = [result for _, result in sorted(self.results.items())]
+        met = sum(result.success is True for result in results)
+        statistics = {
+            "evaluated_expectations": len(results),
+            "successful_expectations": met,
+            "unsuccessful_expectations": len(results) - met,
+            "success_percent": 100 * met / len(results),
+        }
+        whole = ExpectationSuiteValidationResult(
+            success=met == len(results),
+            results=results,
+            suite_name=self.suite.dataset,
+            statistics=statistics,
+            meta={"great_expectations_version": _version("great-expectations"), "active_batch_definition": {}},
+        )
+        try:
+            document = ValidationResultsPageRenderer().render(whole)
+            page: str = DefaultJinjaPageView().render(document)  # type: ignore[no-untyped-call]
+        except Exception as error:  # drawing is for people, and must not change a verdict
+            return f"<p>Great Expectations could not draw this ({type(error).__name__}); the evidence has it all.</p>"
+        # It would fetch a dozen scripts and styles from elsewhere, and quotes data without escaping it.
+        return re.sub(r"<script\b.*?</script\s*>|<(?:link|img)\b[^>]*>", "", page, flags=re.IGNORECASE | re.DOTALL)
 
 
 def raised(info: Any) -> str | None:
@@ -304,18 +349,22 @@ def raised(info: Any) -> str | None:
 def observed(suite: Suite, expectation: Expectation, result: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader needs to see of a failure: numbers, and a few values unless a column among them is redacted."""
     seen: dict[str, Any] = {}
-    for key in ("element_count", "unexpected_count", "unexpected_percent", "missing_percent"):
+    for key in _NUMBERS:
         if isinstance(number := result.get(key), int | float):
             seen[key] = round(number, 4)
-    # A query of the suite's own may return any column, so it counts as touching all of them.
-    touched = expectation.columns if expectation.type != _OWN_QUERY else tuple(suite.columns)
-    if set(touched) & set(suite.redact):
-        return seen | {"values": "redacted"} if {"observed_value", "partial_unexpected_list"} & result.keys() else seen
+    if _redacted(suite, expectation):
+        return seen | {"values": "redacted"} if {"observed_value", _SAMPLED} & result.keys() else seen
     if "observed_value" in result:
         seen["observed_value"] = _small(result["observed_value"])
-    if samples := result.get("partial_unexpected_list"):
+    if samples := result.get(_SAMPLED):
         seen["unexpected"] = [_small(sample) for sample in samples[:_SAMPLES]]
     return seen
+
+
+def _redacted(suite: Suite, expectation: Expectation) -> bool:
+    """Whether a column that it touches is; a query of the suite's own may return any, so it counts as touching all."""
+    touched = expectation.columns if expectation.type != _OWN_QUERY else tuple(suite.columns)
+    return bool(set(touched) & set(suite.redact))
 
 
 def failing_rows(

@@ -82,6 +82,27 @@ def explain(
 
 
 @app.command()
+def docs(
+    evidence: Annotated[int, typer.Argument(help="Number of the gate's evidence.")],
+    output: Annotated[Path | None, typer.Option(help="File to write; by default standard output.")] = None,
+) -> None:
+    """Write Great Expectations' Data Docs of a verdict, as HTML. Exit 1 where it has none."""
+    from ninelives.adapters.ledger import SqlLedger
+    from ninelives.errors import Refused
+    from ninelives.gates.docs import read_docs
+
+    systems = _systems()
+    record = SqlLedger.from_connection(systems.connections.get("ninelives_ledger")).get(evidence)
+    if record is None:
+        raise Refused("show Data Docs", [f"there is no evidence {evidence}; see `ninelives evidence list`"])
+    page = read_docs(systems, record)
+    if output:
+        output.write_text(page, "utf-8")
+    else:
+        typer.echo(page)
+
+
+@app.command()
 def suggest(
     dataset: DatasetName,
     site: Annotated[

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from ninelives.errors import Corrupted, Refused
 from ninelives.estate.model import Dataset, Table
 from ninelives.gates.check import check_declared
+from ninelives.gates.docs import keep_docs
 from ninelives.gates.interval import Interval
 from ninelives.gates.local import REREAD_BYTES
 from ninelives.gates.suite import Suite, load_suite, suite_path
@@ -31,12 +33,22 @@ def subject(dataset: str, site: str, interval: Interval | None = None) -> str:
     return f"{dataset}@{site}" if interval is None else f"{dataset}@{site} {interval}"
 
 
-def record(ledger: Ledger, dataset: str, site: str, result: GateResult, *, once: str | None = None) -> Record:
+def record(
+    ledger: Ledger,
+    dataset: str,
+    site: str,
+    result: GateResult,
+    *,
+    docs: Mapping[str, Any] | None = None,
+    once: str | None = None,
+) -> Record:
     """Append the verdict; ``once`` makes a repeated task find its own record instead of writing another.
 
+    :param docs: where its Data Docs are kept
     :raises Unavailable: the ledger does not answer
     """
-    return ledger.append(KIND, subject(dataset, site, result.interval), result.facts(), once=once)
+    facts = result.facts() | ({"docs": dict(docs)} if docs else {})
+    return ledger.append(KIND, subject(dataset, site, result.interval), facts, once=once)
 
 
 def fresh_verdict(
@@ -91,10 +103,11 @@ def run_gate(
     suite = load_suite(suite_path(systems.home.expectations, declared.suite))
     ledger = systems.ledger()
     earlier = earlier_rows(ledger, suite, site)
-    result, _ = check_declared(
+    result, seen = check_declared(
         systems, declared, site, suite, reread_bytes=reread_bytes, interval=interval, earlier=earlier
     )
-    return result, record(ledger, dataset, site, result)
+    docs = keep_docs(systems, dataset, site, result.checked_at, seen.docs)
+    return result, record(ledger, dataset, site, result, docs=docs)
 
 
 def earlier_rows(ledger: Ledger, suite: Suite, site: str) -> list[int]:

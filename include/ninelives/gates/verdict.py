@@ -79,6 +79,8 @@ class Evaluation:
     """Of a table, and of each that it was compared with; files have theirs in a manifest."""
     as_of: datetime | None = None
     """The instant that a table's rows are from."""
+    docs: str | None = None
+    """Great Expectations' Data Docs page, HTML without scripts; no value of a redacted column is in it."""
 
 
 class ExpectationEngine(Protocol):

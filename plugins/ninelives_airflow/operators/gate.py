@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ninelives_airflow.links import DataDocsLink, EvidenceLink
 from ninelives_airflow.operators.base import EstateOperator
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class QualityGateOperator(EstateOperator):
     """
 
     template_fields = ("dataset", "site", "interval")
+    operator_extra_links = (EvidenceLink(), DataDocsLink())
 
     def __init__(self, *, dataset: str, site: str, interval: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -38,6 +40,7 @@ class QualityGateOperator(EstateOperator):
         interval = Interval.parse(self.interval) if self.interval else None
         result, record = run_gate(systems, self.dataset, self.site, interval=interval)
         self.evidence = record.seq  # the link is wanted most where the answer is no
+        self.documented = record.seq if "key" in record.facts.get("docs", {}) else None
         for reason in result.reasons:
             self.log.warning("%s", reason)
         if not result.verdict.opens:

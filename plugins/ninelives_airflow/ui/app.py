@@ -12,7 +12,10 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse
 
 from ninelives.adapters.ledger import SqlLedger
-from ninelives_airflow.hooks.estate import AirflowConnections
+from ninelives.errors import NinelivesError, Refused
+from ninelives.gates.docs import read_docs
+from ninelives.ports import Record
+from ninelives_airflow.hooks.estate import AirflowConnections, EstateHook
 
 app = FastAPI(title="Ninelives", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -23,6 +26,14 @@ dt{{color:#666}}dd{{margin:0 0 .6rem}}</style>
 <dt>Hash</dt><dd><code>{hash}</code></dd></dl><pre>{facts}</pre></html>"""
 
 
+_SIGNED_IN = Depends(requires_access_view(AccessView.CLUSTER_ACTIVITY))
+_INERT = {
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Data Docs quote data, and data come from outside: no script may run in them, and nothing may be fetched."""
+
+
 @cache
 def _ledger() -> SqlLedger:
     return SqlLedger.from_connection(AirflowConnections().get("ninelives_ledger"))
@@ -31,13 +42,11 @@ def _ledger() -> SqlLedger:
 @app.get(
     "/evidence/{seq}",
     response_class=HTMLResponse,
-    dependencies=[Depends(requires_access_view(AccessView.CLUSTER_ACTIVITY))],
+    dependencies=[_SIGNED_IN],
 )
 def show_evidence(seq: int) -> str:
     """One record of the ledger."""
-    found = _ledger().get(seq)
-    if found is None:
-        raise HTTPException(404, f"There is no evidence {seq}")
+    found = _record(seq)
     fields = {
         "seq": str(found.seq),
         "kind": found.kind,
@@ -47,3 +56,22 @@ def show_evidence(seq: int) -> str:
         "facts": json.dumps(found.facts, indent=2, sort_keys=True, default=str),
     }
     return _PAGE.format(**{name: html.escape(value) for name, value in fields.items()})
+
+
+@app.get("/gates/{seq}", dependencies=[_SIGNED_IN])
+def show_docs(seq: int) -> HTMLResponse:
+    """Great Expectations' Data Docs of one verdict."""
+    record = _record(seq)
+    try:
+        return HTMLResponse(read_docs(EstateHook(), record), headers=_INERT)
+    except Refused as error:
+        raise HTTPException(404, str(error)) from error
+    except NinelivesError as error:
+        raise HTTPException(502, str(error)) from error
+
+
+def _record(seq: int) -> Record:
+    found = _ledger().get(seq)
+    if found is None:
+        raise HTTPException(404, f"There is no evidence {seq}")
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -239,6 +240,21 @@ def test_details_are_asked_for_only_where_the_answer_is_no(run: Run) -> None:
         "element_count": 100, "unexpected_count": 50, "unexpected_percent": 50.0, "missing_percent": 0.0,
         "unexpected": ["beta"] * 5,
     }  # fmt: skip
+
+
+def test_data_docs_show_what_was_asked_run_nothing_and_fetch_nothing(run: Run) -> None:
+    hostile = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    asked = [check("expect_column_values_to_be_in_set", column="word", value_set=["alpha"])]
+    _, evaluation = run(table(word=pa.array([hostile] * 100)), NOT_NULL, *asked)
+    assert evaluation.docs
+    assert "100 unexpected values found" in evaluation.docs
+    assert "values must never be null" in evaluation.docs
+    assert not re.search(r"<(script|link|img)\b", evaluation.docs)
+
+
+def test_there_are_no_data_docs_where_no_expectation_was_asked(run: Run) -> None:
+    _, evaluation = run(table(), NOT_NULL, schema={"n": "int64", "other": "string"})
+    assert evaluation.docs is None
 
 
 def test_a_regular_expression_is_searched_for_as_everywhere_else_in_great_expectations(run: Run) -> None:
