@@ -43,8 +43,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 def aws(server: Aws, tmp_path: Path) -> Aws:
     """Empty buckets; tasks and locations stay from test to test, as they do in AWS."""
     for site, bucket in BUCKETS.items():
-        for key in server.objects(site, ""):
-            server.s3.delete_object(Bucket=bucket, Key=key)
+        if keys := server.keys(site, ""):
+            server.s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys]})
     server.go_wrong()
     for ending in (".log", ".go"):
         server.faults.with_suffix(ending).unlink(missing_ok=True)
@@ -68,7 +68,7 @@ def test_datasync_copies_and_we_prove_and_leave_the_same_evidence(aws: Aws) -> N
 
     (execution,) = aws.started
     assert execution["options"]["PreserveDeletedFiles"] == "PRESERVE"
-    assert patterns(execution["includes"][0]["Value"]) == {f"/{key}" for key in aws.objects("paris")}
+    assert patterns(execution["includes"][0]["Value"]) == {f"/{key}" for key in aws.keys("paris")}
     assert run(aws).result.copied == 0
     assert len(aws.started) == 1, "where nothing is new, nothing is started"
 
@@ -138,6 +138,17 @@ def test_a_damage_at_the_copy_is_repaired_by_the_same_engine_and_kept_in_the_tra
     assert list(aws.objects("dublin", "_trash/").values()) == [b"somebody's"]
 
 
+def test_what_the_source_has_lost_comes_back_the_same_way(aws: Aws) -> None:
+    aws.fill(11)
+    run(aws)
+    before = aws.objects("paris")
+    aws.s3.delete_object(Bucket=BUCKETS["paris"], Key="flights/day=007/part-0.parquet")
+    done = run(aws)
+    assert [(one.site, one.what, one.outcome) for one in done.result.findings] == [("paris", "missing", "repaired")]
+    assert aws.objects("paris") == before
+    assert len(aws.started) == 2
+
+
 def test_an_execution_that_fails_is_an_error_in_its_own_words_and_in_evidence(aws: Aws) -> None:
     aws.fill(3)
     aws.go_wrong("fail")
@@ -182,11 +193,11 @@ def test_killed_in_the_middle_the_execution_under_way_is_awaited_and_not_started
     path = f"{ROOT / 'include'}:{ROOT / 'tests'}"
     child = subprocess.Popen([sys.executable, "-c", PROGRAM, aws.home.root], env={**os.environ, "PYTHONPATH": path})
     try:
-        wait_until(lambda: aws.objects("dublin") or child.poll() is not None, "it copies")
+        wait_until(lambda: aws.keys("dublin") or child.poll() is not None, "it copies")
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
-    assert len(aws.objects("dublin")) == 1
+    assert len(aws.keys("dublin")) == 1
     assert read_manifest(aws.systems.store("dublin"), "flights") is None
     done = run(aws, on_progress=lambda _: aws.go_on())
     assert done.result.verified == 6

@@ -82,9 +82,13 @@ class Aws:
             key = f"flights/day={day:03}/part-0.parquet"
             self.s3.put_object(Bucket=BUCKETS["paris"], Key=key, Body=f"flights of day {day}".encode() * 50)
 
+    def keys(self, site: str, prefix: str = "flights/") -> list[str]:
+        return [
+            item["Key"] for item in self.s3.list_objects_v2(Bucket=BUCKETS[site], Prefix=prefix).get("Contents", ())
+        ]
+
     def objects(self, site: str, prefix: str = "flights/") -> dict[str, bytes]:
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKETS[site], Prefix=prefix)
-        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        keys = self.keys(site, prefix)
         return {key: self.s3.get_object(Bucket=BUCKETS[site], Key=key)["Body"].read() for key in keys}
 
     def go_wrong(self, *faults: str | None) -> None:

@@ -116,7 +116,19 @@ class Execution:
             self.cancelled.wait(0.02)
 
 
+def become_available(task: Any) -> None:
+    task.status = "AVAILABLE"
+
+
 class Working(DataSyncResponse):
+    def create_task(self) -> str:
+        """As in AWS, it cannot be started at once."""
+        answer = plain_create_task(self)
+        task = self.datasync_backend.tasks[json.loads(answer)["TaskArn"]]
+        task.status = "CREATING"
+        threading.Timer(0.2, become_available, [task]).start()
+        return answer
+
     def start_task_execution(self) -> str:
         backend, arn = self.datasync_backend, self._get_param("TaskArn")
         execution = backend.start_task_execution(arn)
@@ -154,6 +166,7 @@ class Working(DataSyncResponse):
 
 
 if __name__ == "__main__":
-    for name in ("start_task_execution", "describe_task_execution", "cancel_task_execution"):
+    plain_create_task = DataSyncResponse.create_task
+    for name in ("create_task", "start_task_execution", "describe_task_execution", "cancel_task_execution"):
         setattr(DataSyncResponse, name, vars(Working)[name])
     main(["-p", str(PORT)])

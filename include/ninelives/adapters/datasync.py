@@ -34,6 +34,8 @@ _OPTIONS = {
     "TaskQueueing": "ENABLED",
     "LogLevel": "OFF",
 }
+_BUSY = ("CREATING", "QUEUED", "RUNNING")
+"""A task that cannot be started yet."""
 _WAITING = ("QUEUED", "LAUNCHING")
 _ENDED = ("SUCCESS", "ERROR")
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException"}
@@ -137,11 +139,12 @@ class DataSyncCopier:
             else:
                 execution = task.start(part, options)
                 if execution is None:
-                    time.sleep(self._every)  # another process was faster: it is under way now
+                    time.sleep(min(1.0, self._every))
                     continue
                 ended = self._follow(task, execution, tell)
             if ended["Status"] == "ERROR":
-                raise Unavailable(f"DataSync's execution {ended['TaskExecutionArn']} failed: {_reason(ended)}")
+                reason = _reason(ended.get("Result") or {})
+                raise Unavailable(f"DataSync's execution {ended['TaskExecutionArn']} failed: {reason}")
             return ended
         raise Unavailable(f"DataSync's task {task.arn} did not become free within {self._start_within:.0f} s")
 
@@ -211,17 +214,26 @@ class _Task:
         return None if found["Status"] in _ENDED else found
 
     def start(self, part: str, options: Mapping[str, str]) -> str | None:
-        """``None`` where another execution was started first."""
+        """``None`` where another execution was started first, or the task is still being made."""
         from botocore.exceptions import ClientError
 
         chosen = {"Includes": [{"FilterType": "SIMPLE_PATTERN", "Value": part}]} if part else {}
-        try:
-            started = self.client.start_task_execution(TaskArn=self.arn, OverrideOptions=dict(options), **chosen)
-        except ClientError as error:
-            if _code(error) == "InvalidRequestException" and self.under_way() is not None:
-                return None
-            raise
-        return str(started["TaskExecutionArn"])
+        for again in (True, False):
+            try:
+                started = self.client.start_task_execution(TaskArn=self.arn, OverrideOptions=dict(options), **chosen)
+            except ClientError as error:
+                if _code(error) != "InvalidRequestException":
+                    raise
+                now = self.client.describe_task(TaskArn=self.arn)
+                if now["Status"] in _BUSY:
+                    return None
+                if now["Status"] == "UNAVAILABLE":
+                    raise Unavailable(f"DataSync's task {self.arn} cannot be used: {_reason(now)}") from error
+                if not again:  # what was in the way may have ended just now, so the first time says nothing
+                    raise
+            else:
+                return str(started["TaskExecutionArn"])
+        return None
 
     def describe(self, execution: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.client.describe_task_execution(TaskExecutionArn=execution)
@@ -369,9 +381,8 @@ def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _reason(execution: Mapping[str, Any]) -> str:
-    result = execution.get("Result") or {}
-    said = [str(result[name]) for name in ("ErrorCode", "ErrorDetail") if result.get(name)]
+def _reason(said_by: Mapping[str, Any]) -> str:
+    said = [str(said_by[name]) for name in ("ErrorCode", "ErrorDetail") if said_by.get(name)]
     return ": ".join(said) or "it gives no reason"
 
 
