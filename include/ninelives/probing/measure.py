@@ -262,7 +262,7 @@ def _downs(slots: _Slots, bad: Flags, lasting: float, length: float) -> list[_Do
         up = last + 1
         after = hit[np.searchsorted(hit, up)] if hit[-1] >= up else len(slots.at)
         seen = after > up and (after < len(slots.at) or bool(lasts[-1]))
-        arrival = float(slots.arrival[up:after].min()) if after > up else math.inf
+        arrival = float(np.min(slots.arrival[up:after])) if after > up else math.inf
         downs.append(
             _Down(
                 before=float(slots.at[first - 1]) if first else 0.0,

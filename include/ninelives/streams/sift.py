@@ -236,7 +236,7 @@ def _picked(stream: Stream, part: Part, bad: Sequence[tuple[Change, Mask]]) -> I
     if not bad:
         return
     groups: dict[tuple[Change, ...], list[int]] = {}
-    for index in np.flatnonzero(np.logical_or.reduce([mask for _, mask in bad])):
+    for index in np.flatnonzero(np.any([mask for _, mask in bad], axis=0)):
         groups.setdefault(tuple(change for change, mask in bad if mask[index]), []).append(int(index))
     for changes, indices in groups.items():
         reasons, kinds = tuple(str(change) for change in changes), tuple(change.kind for change in changes)
