@@ -198,6 +198,7 @@ def test_a_move_is_in_effect_when_it_returns_and_loses_nothing(stack: Stack) -> 
 def test_a_closed_site_gets_nothing_not_even_when_it_is_back_until_it_is_opened(stack: Stack) -> None:
     stack.sites["paris"].lose()
     stack.gateway.close_site("paris", token=next(TOKENS))
+    stack.envoy.await_healthy("gamma", paris=0, dublin=2)  # else what was healthy before would be waited for
     for process in stack.sites["paris"].processes:
         process.start()
     stack.envoy.await_healthy("gamma", paris=2, dublin=2)  # seen as healthy, and still without traffic

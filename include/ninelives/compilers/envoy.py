@@ -373,7 +373,13 @@ def _cluster(service: Service, folder: Path) -> Document:
             ]
         },
         # Panic would send traffic to sites that are closed or lost.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "ignore_new_hosts_until_first_hc": True},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},
+            "ignore_new_hosts_until_first_hc": True,
+            # By default a change of health within a second of another one waits for the rest of that second, although
+            # Envoy says that it uses the new configuration: a move of traffic would not have taken effect yet.
+            "update_merge_window": "0s",
+        },
         "ignore_health_on_host_removal": True,
         "track_cluster_stats": {"per_endpoint_stats": True},
         "typed_extension_protocol_options": {
