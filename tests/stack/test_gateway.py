@@ -62,6 +62,9 @@ class Stack:
             self.envoy.start()
         for site in self.sites:
             self.gateway.open_site(site, token=next(TOKENS))
+        # Envoy may still hold for healthy what was killed a moment ago.
+        for replica in (replica for site in self.sites for replica in self.replicas(site)):
+            wait_until(lambda one=replica: all(one.ready(model) for model in MODELS), "a replica is ready")
         for service in MODELS:
             self.envoy.await_healthy(service, paris=2, dublin=2)
         self.gateway.move("alpha", "paris", token=next(TOKENS))
