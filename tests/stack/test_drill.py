@@ -193,16 +193,24 @@ def test_when_the_gate_cannot_vouch_for_the_standbys_data_traffic_does_not_move(
 def paused(estate: Estate, dag: str) -> Iterator[None]:
     """No run of ``dag`` is under way or starts."""
     client, api = signed_in(estate, "ada"), airflow_api(estate.systems)
-    client.patch(f"/api/v2/dags/{dag}", json={"is_paused": True}).raise_for_status()
+
+    def pause(yes: bool) -> None:
+        client.patch(f"/api/v2/dags/{dag}", json={"is_paused": yes}).raise_for_status()
+
+    def idle() -> bool:
+        """A run that is under way stands still while its DAG is paused, so it has to end before."""
+        if api.under_way(dag):
+            return False
+        pause(True)
+        if began := api.under_way(dag):
+            pause(False)
+        return not began
+
+    await_(idle, 5 * MINUTES, f"the end of {dag}")
     try:
-        await_(
-            lambda: not api.under_way(dag),
-            5 * MINUTES,
-            f"the end of {dag}",
-        )
         yield
     finally:
-        client.patch(f"/api/v2/dags/{dag}", json={"is_paused": False}).raise_for_status()
+        pause(False)
 
 
 def signed_in(estate: Estate, user: str) -> httpx.Client:
