@@ -161,7 +161,11 @@ def _unprivileged(data: Path) -> tuple[str, ...]:
     if setpriv is None:
         raise Refused("PostgreSQL does not run as root", ["setpriv (Debian package util-linux) is missing"])
     drop = (setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
-    passing = (*drop, "--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+    # The secure bit: without it access(2), by which PostgreSQL looks for its own programs, forgets the capability.
+    passing = (
+        *(drop[0], "--securebits=+no_setuid_fixup", *drop[1:]),
+        *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
+    )
     for words in (drop, passing):
         server = subprocess.run(
             [*words, str(binaries() / "postgres"), "--version"], capture_output=True, cwd="/", check=False
