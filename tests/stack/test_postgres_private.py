@@ -44,7 +44,8 @@ def test_a_database_is_made_and_served_from_folders_that_are_closed_to_its_user(
         try:
             deadline = time.monotonic() + 30
             while not postgres.accepts_connections(local):
-                assert server.poll() is None and time.monotonic() < deadline
+                assert server.poll() is None
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
             postgres.provision(local)
             user = Path(f"/proc/{server.pid}").stat().st_uid
