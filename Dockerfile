@@ -1,9 +1,9 @@
 # One image for every role; docker-compose.yaml picks the command.
 FROM python:3.12-slim-bookworm
 
-# libgomp1: LightGBM's wheel expects the OpenMP runtime of the system.
+# libgomp1: LightGBM's wheel expects the OpenMP runtime of the system. restic: backups.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends libgomp1 tini \
+ && apt-get install --yes --no-install-recommends libgomp1 restic tini \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --uid 50000 airflow
 

@@ -6,8 +6,11 @@ up, move the traffic, check the answers.
 
 - **Runs** when the site watch declares a site lost, or by hand with a site. A drill, a real loss and an operator start
   the same run.
-- **Refuses** when no standby is ready, when the gate does not vouch for the data there, or when another failover of
-  the service holds the lease. Every refusal and every step is evidence.
+- **Refuses** when no standby is ready or licensed, when the gate does not vouch for the data there, or when another
+  failover of the service holds the lease. Every refusal and every step is evidence.
+- **Stops** at safety rules that a run started by hand may pass: automation is frozen (`ninelives automation`), or the
+  service was moved too often within the hour. Nobody passes these: the last open site that answers stays open, and no
+  failover goes to a site in a drill.
 - **Normal**: two or three seconds of tasks, four of them in a row.
 - **On failure** read `judge_failover`, then the failed task: it names what to do.
 """

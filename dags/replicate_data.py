@@ -10,7 +10,8 @@ fresh verdict of the gate on each copy, so that a failover need not wait for one
   in turn, every byte within `verify_within`. What is damaged at one site is repaired from the other, and recorded.
 - **Refuses** a source that suddenly shrank. Deletes nothing: what was deleted at the source is brought back, or moves
   to a dated trash where the dataset says `deletions: follow`.
-- **Fails** in `judge_lag` when a copy is further behind than its RPO.
+- **Fails** in `judge_lag` when a copy is further behind than its RPO, or when nobody has known for as long as its RPO
+  how far behind it is.
 - **On failure** the copy stays as it was and the lag grows: `ninelives replicate status` compares it with the RPO.
 """
 

@@ -10,7 +10,8 @@ and only then let the gateway send traffic again.
 - **Fails over** to the returned site what is still sent to another, closed one: after the loss of every site of a
   service the failover had found no target.
 - **Then** `reconcile_sites` merges what came meanwhile and has every copy judged: the next failover need not wait.
-- **Refuses** to open a site whose data does not pass the gate, or whose replicas answer wrongly.
+- **Refuses** to open a site whose data does not pass the gate, or whose replicas answer wrongly; while automation is
+  frozen it opens one only by hand.
 - **On failure** the site stays closed and the survivors go on; repair what the task names and clear it.
 """
 

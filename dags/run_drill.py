@@ -4,7 +4,7 @@
 Break something on purpose and measure, as users feel it, how long until it works again. A drill injects and measures;
 it never helps: the recovery under test is the one that a real loss would start.
 
-- **Runs** by the estate's calendar, or by hand with a form. A dry run says what would happen and writes nothing.
+- **Runs** by the estate's calendar, longest overdue first, or by hand with a form. A dry run writes nothing.
 - **Refuses** while another drill or failover runs, when survivors are unwell, the error budget is spent or the standby
   is behind its RPO. Asks for approval as the estate's policy says; who started it cannot approve it.
 - **Undoes itself**: `restore_site` runs whatever happens in between, and if no task can run any more, the keeper
@@ -41,9 +41,9 @@ with DAG(
     tags=[Tag.RECOVERY, Tag.DRILL],
     doc_md=__doc__,
     params={
-        "scenario": Param("site-loss", type="string", enum=["site-loss"], description="What is broken."),
+        "scenario": Param("site-loss", type="string", enum=list(DEFAULTS.scenarios), description="What is broken."),
         "service": Param(DEFAULTS.service, type="string", description="Whose recovery is measured."),
-        "site": Param("active", type="string", description="Which site is lost; active: the one that serves now."),
+        "site": Param("", type="string", description="Where; active: the site that serves now; empty: as usual."),
         "dry_run": Param(False, type="boolean", description="Say what would happen, and stop."),
     },
 ):

@@ -58,6 +58,16 @@ class Home:
         return Path(os.environ.get("NINELIVES_EXPECTATIONS") or Path(__file__).parents[2] / "expectations").resolve()
 
     @property
+    def readiness(self) -> Path:
+        """What the newest look at every standby found; ``ninelives status`` shows it."""
+        return self.root / "readiness.json"
+
+    @property
+    def playbooks(self) -> Path:
+        """``<service>.md``: what a person does for this estate, kept in line with it."""
+        return self.root / "playbooks"
+
+    @property
     def dags(self) -> Path:
         """DAGs of one's own, which the local estate's Airflow runs beside those of Ninelives."""
         return self.root / "dags"
@@ -70,6 +80,16 @@ class Home:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def vault(self) -> Path:
+        """The local estate's vault: the repository, and its keeper's own key and journal."""
+        return self.root / "vault"
+
+    @property
+    def vault_keeper_file(self) -> Path:
+        """The keeper's own connection: kept at the vault, and in no connection of Airflow's."""
+        return Path(os.environ.get("NINELIVES_VAULT_KEEPER") or self.vault / "keeper.json").resolve()
 
     def site(self, name: str) -> Path:
         """The disk of a site: kept when the site is lost."""

@@ -1,18 +1,103 @@
 """Which faults are injected right now: one file per injection, written before the fault, moved away after its undoing.
 
 It is a file and not a ledger record because it must be readable by the last line of defence, the keeper, when
-everything that a drill may take away is gone.
+everything that a drill may take away is gone. It says exactly what is broken, so that nothing else is needed to know
+what has to be mended.
 """
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from ninelives.errors import Refused
 from ninelives.files import sync_folder, write_atomically
 from ninelives.home import Home
+
+SITE_LOSS = "site-loss"
+
+
+class _Fault(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SiteLost(_Fault):
+    """Every program of a site is killed and kept down; its disk is kept."""
+
+    kind: Literal["site-lost"] = "site-lost"
+    site: str
+
+
+class _OfProgram(_Fault):
+    program: str
+    site: str | None = None
+    """``None``: it belongs to no site."""
+
+
+class Stopped(_OfProgram):
+    """A program is stopped, those of sites by kill -9, and kept down."""
+
+    kind: Literal["stopped"] = "stopped"
+
+
+class Killed(_OfProgram):
+    """A program is killed with -9, and its supervisor may start it again."""
+
+    kind: Literal["killed"] = "killed"
+
+
+class Frozen(_OfProgram):
+    """A program is stopped by SIGSTOP: its port takes connections and nobody answers."""
+
+    kind: Literal["frozen"] = "frozen"
+
+
+class Slowed(_OfProgram):
+    """A program is stopped and continued by turns, by a process of its own (``adapters/brake.py``)."""
+
+    kind: Literal["slowed"] = "slowed"
+    injection: str
+    stopped_ms: Annotated[int, Field(gt=0)]
+    running_ms: Annotated[int, Field(gt=0)]
+
+
+class Flipped(_Fault):
+    """One byte of an object is another on the store's disk, its size and times kept."""
+
+    kind: Literal["flipped"] = "flipped"
+    site: str
+    bucket: str
+    key: str
+    offset: Annotated[int, Field(ge=0)]
+    was: Annotated[int, Field(ge=0, le=255)]
+    became: Annotated[int, Field(ge=0, le=255)]
+    size: Annotated[int, Field(gt=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the object as it was."""
+
+
+class Planted(_Fault):
+    """An object that does not belong there lies in a folder of its own in a store."""
+
+    kind: Literal["planted"] = "planted"
+    site: str
+    bucket: str
+    folder: Annotated[str, Field(pattern=r"^_drills/[^/]+/$")]
+    name: str
+    hex: str
+    """Its bytes."""
+
+
+Fault = SiteLost | Stopped | Killed | Frozen | Slowed | Flipped | Planted
+"""One thing that is broken, with all that is needed to break and to mend it."""
+
+AnyFault = Annotated[Fault, Field(discriminator="kind")]
 
 
 class Injection(BaseModel):
@@ -23,13 +108,29 @@ class Injection(BaseModel):
     id: str
     scenario: str
     site: str
+    """Empty where the scenario is not about one site."""
     service: str
     started_at: AwareDatetime
     expires_at: AwareDatetime
+    faults: tuple[AnyFault, ...] = ()
     lost_at: AwareDatetime | None = None
     """The instant of the fault itself; ``None`` until it is done."""
+    undoing_at: AwareDatetime | None = None
+    """When its undoing began: nobody may break anything of it from then on."""
     undone_at: AwareDatetime | None = None
     undone_by: str | None = None
+
+    @property
+    def to_undo(self) -> tuple[Fault, ...]:
+        """What to mend; a file of an older version names the lost site and nothing else."""
+        if not self.faults and self.scenario == SITE_LOSS:
+            return (SiteLost(site=self.site),)
+        return self.faults
+
+    @property
+    def over(self) -> bool:
+        """Whether it is undone, or about to be."""
+        return self.undoing_at is not None or self.undone_at is not None
 
 
 def open_injections(home: Home) -> list[Injection]:
@@ -47,6 +148,33 @@ def open_injection(home: Home, injection: Injection) -> None:
     """Write down what is about to be done; on return it survives a power cut."""
     home.injections.mkdir(parents=True, exist_ok=True)
     write_atomically(_path(home, injection.id), injection.model_dump_json(indent=2).encode())
+
+
+def mark_lost(home: Home, injection_id: str, at: datetime) -> Injection:
+    """Write down that the fault is in since ``at``.
+
+    :raises Refused: somebody has begun to undo it meanwhile
+    """
+    with journal_lock(home):
+        found = find_injection(home, injection_id)
+        if found is None or found.over:
+            raise Refused("drill", [f"{injection_id} was undone while it was being injected"])
+        lost = found.model_copy(update={"lost_at": at})
+        open_injection(home, lost)
+    return lost
+
+
+def begin_undo(home: Home, injection_id: str) -> Injection | None:
+    """Say that the fault is about to be undone, so that nobody goes on breaking; ``None`` where none is open."""
+    with journal_lock(home):
+        try:
+            injection = Injection.model_validate_json(_path(home, injection_id).read_bytes())
+        except FileNotFoundError:
+            return None
+        if injection.undoing_at is None:
+            injection = injection.model_copy(update={"undoing_at": datetime.now(UTC)})
+            open_injection(home, injection)
+    return injection
 
 
 def close_injection(home: Home, injection_id: str, *, by: str) -> None:
@@ -67,9 +195,20 @@ def close_injection(home: Home, injection_id: str, *, by: str) -> None:
 def find_injection(home: Home, injection_id: str) -> Injection | None:
     """An injection, open or undone."""
     for path in (_path(home, injection_id), home.injections / "undone" / f"{injection_id}.json"):
-        if path.exists():
+        try:
             return Injection.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            continue
     return None
+
+
+@contextmanager
+def journal_lock(home: Home) -> Iterator[None]:
+    """Whoever breaks by turns and whoever mends exclude each other; the kernel frees the lock of a killed one."""
+    home.injections.mkdir(parents=True, exist_ok=True)
+    with (home.injections / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _path(home: Home, injection_id: str) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ninelives.estate.model import Estate, Service
@@ -13,6 +15,7 @@ from ninelives.home import Home
 
 if TYPE_CHECKING:
     from ninelives.gates.verdict import ExpectationEngine
+    from ninelives.injections import Fault
 
 Scalar = str | int | float | bool
 Features = Mapping[str, Scalar]
@@ -46,6 +49,10 @@ class Connections(Protocol):
     """Finds a connection by id; raises ``Unavailable`` naming the id where there is none."""
 
     def get(self, conn_id: str) -> Connection: ...
+
+    def find(self, conn_id: str) -> Connection | None:
+        """The same where there need not be one; ``Unavailable`` only where nobody can say."""
+        ...
 
 
 # --- object stores -----------------------------------------------------------------------------------------------
@@ -169,6 +176,8 @@ class GatewayState:
     closed_sites: frozenset[str]
     tokens: Mapping[str, int]
     """Highest fencing token seen per scope (``service:NAME`` or ``site:NAME``)."""
+    shares: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Percent of its traffic per site, of each active-passive service that is on its way back to a site."""
 
 
 class Gateway(Protocol):
@@ -176,6 +185,13 @@ class Gateway(Protocol):
 
     def move(self, service: str, site: str, *, token: int) -> None:
         """Send all traffic of an active-passive service to ``site``; ``Refused`` for a token below the last seen."""
+        ...
+
+    def share(self, service: str, shares: Mapping[str, int], *, token: int) -> None:
+        """Divide the traffic of an active-passive service between sites, in percent, until it is moved.
+
+        The first is where the service is: to it all of the traffic returns where the others cannot take theirs.
+        """
         ...
 
     def close_site(self, site: str, *, token: int) -> None:
@@ -453,6 +469,10 @@ class AccessControl(Protocol):
 
     site: str
 
+    def bucket(self, name: str) -> str:
+        """What one of our buckets is called at the site."""
+        ...
+
     def policies(self, buckets: Sequence[str]) -> list[AccessPolicy]:
         """Of every user and role, and of ``buckets``."""
         ...
@@ -497,6 +517,151 @@ class SiteControl(Protocol):
     def processes(self) -> list[ProcessState]: ...
 
 
+class FaultControl(Protocol):
+    """Breaks one thing of the estate and mends it: drills only. All raise ``Unavailable`` where that cannot be done."""
+
+    def programs(self, kind: str, site: str | None = None) -> tuple[str, ...]:
+        """What programs of ``kind`` (store, replica, gateway, registry or provider) are called.
+
+        Raises ``Refused`` where the connections do not say: they cannot be broken from here.
+        """
+        ...
+
+    def running(self) -> dict[str, bool]:
+        """Every program that is known here, and whether it runs."""
+        ...
+
+    def inject(self, fault: Fault) -> datetime:
+        """Break it; return the instant just before (UTC). Breaking what is broken is not an error."""
+        ...
+
+    def undo(self, fault: Fault) -> None:
+        """Mend it, and return when what was broken answers; mending what was never broken is not an error."""
+        ...
+
+
+# --- backups -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One backup in the vault. ``made_at`` is what its maker's clock said."""
+
+    id: str
+    made_at: datetime
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Added:
+    """What one backup put into the vault."""
+
+    snapshot: str
+    bytes: int
+    """Read, of all files."""
+    added: int
+    """Bytes that the vault did not have yet, after deduplication and compression."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the vault's own structure and some or all of its bytes say."""
+
+    problems: tuple[str, ...]
+    strays: tuple[str, ...]
+    """Files that no backup uses: left by a run that was killed, or put there by somebody."""
+    size: int
+    """Bytes in the vault."""
+    seconds: float
+
+
+class Vault(Protocol):
+    """The place apart, with the right to add and to read. All raise ``Unavailable`` when it does not answer,
+    ``Refused`` for a wrong key, and ``Corrupted`` where what is read is not what was written."""
+
+    def snapshots(self) -> list[Snapshot]:
+        """Oldest first."""
+        ...
+
+    def add(self, folder: Path, *, tags: Sequence[str]) -> Added:
+        """Back up everything in ``folder``; returns when the vault has all of it. A killed call leaves no snapshot."""
+        ...
+
+    def read(self, snapshot: str, path: str) -> bytes:
+        """One file of a snapshot."""
+        ...
+
+    def restore(self, snapshot: str, to: Path, *, parts: Sequence[str] = ()) -> None:
+        """Write a snapshot, or only the folders ``parts`` of it and what lies beside all folders, into ``to``."""
+        ...
+
+    def examine(self, groups: Sequence[int] = (), of: int = 1) -> Examination:
+        """Check the structure, and read every byte of ``groups`` (from 1) of the ``of`` that the packs fall into."""
+        ...
+
+
+class Signer(Protocol):
+    """Signs what is handed to the vault, so that who can only write there cannot make a backup of the estate's."""
+
+    def sign(self, file: Path) -> bytes: ...
+
+    def verify(self, file: Path, signature: bytes) -> None:
+        """Raises ``Corrupted`` where the signature is not of this file, or not by the estate's key."""
+        ...
+
+
+class VaultKeeper(Protocol):
+    """The vault with the right to remove, held by its keeper alone."""
+
+    def arrivals(self) -> dict[str, datetime]:
+        """Snapshot to when it arrived, by the vault's clock: what its maker's clock said decides nothing."""
+        ...
+
+    def snapshots(self) -> list[Snapshot]: ...
+
+    def remove(self, snapshots: Sequence[str]) -> None:
+        """Remove them and what only they used."""
+        ...
+
+
+class ScratchServer(Protocol):
+    """An empty database server of its own, gone afterwards."""
+
+    def load(self, dump: Path, name: str) -> None:
+        """Load a dump into a new database; raises ``Corrupted`` where it does not load without an error."""
+        ...
+
+    def ledger(self, name: str) -> Ledger:
+        """The ledger in the database ``name``."""
+        ...
+
+    def registry(self, name: str) -> int:
+        """Open the database ``name`` as the registry does; how many model versions it finds there. ``Corrupted`` where
+        it cannot use the database."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """What one database held in the one instant that its dump shows."""
+
+    database: str
+    rows: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What refers to things outside: ``artefacts`` of a registry, ``head`` of a ledger."""
+
+
+class Databases(Protocol):
+    """The databases that are backed up. All raise ``Unavailable`` when one does not answer."""
+
+    def dump(self, part: str, to: Path) -> list[Dumped]:
+        """Dump the databases of ``part`` (ledger, registry, airflow) below ``to``, each as of one instant."""
+        ...
+
+    def scratch(self) -> AbstractContextManager[ScratchServer]: ...
+
+
 class Systems(Protocol):
     """An estate together with the real systems behind it; nothing is contacted before it is used."""
 
@@ -525,6 +690,10 @@ class Systems(Protocol):
 
     def control(self, site: str) -> SiteControl: ...
 
+    def faults(self) -> FaultControl:
+        """What drills break things with."""
+        ...
+
     def gateway(self) -> Gateway: ...
 
     def access(self, site: str) -> AccessControl | None:
@@ -541,6 +710,15 @@ class Systems(Protocol):
 
     def scheduler(self) -> Scheduler: ...
 
-    def expectations(self) -> ExpectationEngine:
-        """What runs a gate's expectations."""
+    def vault(self) -> Vault: ...
+
+    def signer(self) -> Signer | None:
+        """Signs backups; ``None`` where the vault's connection has no key for it."""
+        ...
+
+    def databases(self) -> Databases: ...
+
+    def expectations(self, dataset: str | None = None) -> ExpectationEngine:
+        """What runs a gate's expectations on ``dataset``, as the estate declares, or on a table; raises ``Refused``
+        where it is not installed."""
         ...

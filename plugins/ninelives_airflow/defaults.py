@@ -10,6 +10,7 @@ from airflow.sdk import CronTriggerTimetable
 
 from ninelives.errors import NinelivesError
 from ninelives.estate import Estate, load_estate
+from ninelives.estate.model import ScenarioName
 from ninelives.home import Home
 
 DEFAULT_ARGS = {
@@ -44,6 +45,8 @@ class DrillDefaults:
 
     schedule: CronTriggerTimetable | None
     service: str
+    scenarios: tuple[str, ...] = tuple(one.value for one in ScenarioName)
+    """All there are, whatever the estate says."""
 
 
 def drill_defaults() -> DrillDefaults:

@@ -27,6 +27,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         monkeypatch.setenv("NINELIVES_HOME", str(world.home.root))
         monkeypatch.setenv("NINELIVES_ESTATE", str(world.home.root / "estate.yaml"))
         monkeypatch.setenv("AIRFLOW_CONN_NINELIVES_DUBLIN_ACCESS", json.dumps(world.access))
+        monkeypatch.setenv("AIRFLOW_CONN_NINELIVES_DUBLIN_STORE", json.dumps(world.store))
         monkeypatch.setattr(EstateHook, "ledger", lambda _: world.systems.ledger())
         yield world
 

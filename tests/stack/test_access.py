@@ -111,6 +111,32 @@ def test_a_failover_grants_reading_for_a_time_and_it_is_withdrawn(world: World) 
     assert revoke_access(systems, incident=RUN) == []
 
 
+def test_where_buckets_have_a_prefix_they_are_judged_and_granted_by_their_whole_names(
+    server: str, tmp_path: Path
+) -> None:
+    httpx.post(f"{server}/moto-api/reset", timeout=5)
+    world = World(tmp_path, server, prefix="acme-dublin-")
+    assert world.drift() == []
+    failover = {"service": "arrival-delay", "lost_site": "paris", "standby": "dublin", "incident": RUN}
+    (record,) = grant_access(world.systems, **failover)
+    assert [resource for one in record.facts["document"]["Statement"] for resource in one["Resource"]] == [
+        "arn:aws:s3:::acme-dublin-data/flights/*",
+        "arn:aws:s3:::acme-dublin-models/arrival-delay/*",
+        "arn:aws:s3:::acme-dublin-data/_manifests/flights.json",
+        "arn:aws:s3:::acme-dublin-data",
+        "arn:aws:s3:::acme-dublin-models",
+    ]
+    assert world.drift() == []
+
+    world.iam.create_user(UserName="clerk")
+    world.allow("clerk", "elsewhere", ["s3:GetObject"], [FLIGHTS])
+    assert world.drift() == [], "another's bucket may be called data"
+    world.allow("clerk", "reads", ["s3:GetObject"], ["arn:aws:s3:::acme-dublin-data/flights/*"])
+    assert world.drift() == [("excess", "dataset flights", "clerk")]
+    world.s3.put_bucket_acl(Bucket="acme-dublin-models", ACL="public-read")
+    assert ("public", "bucket acme-dublin-models", "everybody") in world.drift()
+
+
 def test_a_later_audit_removes_what_has_expired_and_a_failover_says_whom_it_lacks(world: World) -> None:
     systems = world.systems
     yesterday = datetime.now(UTC) - timedelta(days=1, minutes=1)
@@ -132,7 +158,7 @@ def test_a_later_audit_removes_what_has_expired_and_a_failover_says_whom_it_lack
 
 def test_a_site_that_does_not_answer_is_unknown_and_fails_the_audit(world: World) -> None:
     lost = {**world.access, "extra": {"endpoint_url": f"http://127.0.0.1:{free_port()}"}}
-    world.home.connections_file.write_text(json.dumps({"ninelives_dublin_access": lost}))
+    world.connect(lost)
     report, record = audit_access(world.systems)
     assert record.facts["verdict"] == "unknown"
     with pytest.raises(Unavailable, match=r"dublin.*cannot be checked now"):

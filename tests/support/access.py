@@ -39,14 +39,18 @@ class Systems(ConnectedEstate):
 
 
 class World:
-    """Dublin keeps its permissions with AWS; Paris has a store that keeps none."""
+    """Dublin keeps its permissions with AWS; Paris has a store that keeps none.
 
-    def __init__(self, folder: Path, server: str) -> None:
+    :param prefix: of the names of Dublin's buckets
+    """
+
+    def __init__(self, folder: Path, server: str, prefix: str = "") -> None:
         self.home = Home(folder)
         self.home.connections_file.parent.mkdir(parents=True)
         extra = {"endpoint_url": server}
         self.access = {"conn_type": "aws", "login": "auditor", "password": "secret", "extra": extra}
-        self.home.connections_file.write_text(json.dumps({"ninelives_dublin_access": self.access}))
+        self.store = {"conn_type": "aws", "extra": {"bucket_prefix": prefix}}
+        self.connect(self.access)
         migrate(f"sqlite:///{folder / 'ledger.db'}")
         estate = yaml.safe_load(DEMO.read_text())
         estate["sites"][1]["access"] = "aws"
@@ -57,17 +61,22 @@ class World:
         (folder / "estate.yaml").write_text(json.dumps(estate))
         self.iam, self.s3 = (boto3.client(name, endpoint_url=server, **KEYS) for name in ("iam", "s3"))
         for bucket in ("data", "models"):
-            self.s3.create_bucket(Bucket=bucket)
+            self.s3.create_bucket(Bucket=f"{prefix}{bucket}")
         trust = {"Version": "2012-10-17", "Statement": []}
         self.iam.create_role(RoleName="serving", AssumeRolePolicyDocument=json.dumps(trust))
         self.iam.create_user(UserName="copier")
-        self.allow("copier", "copies", ["s3:GetObject", "s3:PutObject"], [FLIGHTS, *MODELS])
+        ours = [name.replace(":::", f":::{prefix}") for name in (FLIGHTS, *MODELS)]
+        self.allow("copier", "copies", ["s3:GetObject", "s3:PutObject"], ours)
 
     @cached_property
     def systems(self) -> Systems:
         return Systems(
             load_estate(self.home.root / "estate.yaml"), FileConnections(self.home.connections_file), self.home
         )
+
+    def connect(self, access: dict[str, Any]) -> None:
+        connections = {"ninelives_dublin_access": access, "ninelives_dublin_store": self.store}
+        self.home.connections_file.write_text(json.dumps(connections))
 
     def allow(self, user: str, name: str, actions: list[str], resources: list[str]) -> None:
         statement = {"Effect": "Allow", "Action": actions, "Resource": resources}

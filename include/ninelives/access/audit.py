@@ -62,11 +62,12 @@ def check_access(systems: Systems, *, only: str | None = None, now: datetime | N
 
 
 def _check_site(systems: Systems, control: AccessControl, now: datetime) -> list[Finding]:
-    policies = control.policies(BUCKETS)
+    buckets = [control.bucket(name) for name in BUCKETS]
+    policies = control.policies(buckets)
     temporary = [policy for policy in policies if policy.name.startswith(PREFIX)]
     granted = _granted(temporary, open_grants(systems.ledger()), control.site) if temporary else []
     ordinary = [policy for policy in policies if policy not in granted]
-    return compare(systems.estate, control.site, ordinary, control.public(BUCKETS), now)
+    return compare(systems.estate, control.site, ordinary, control.public(buckets), now, control.bucket)
 
 
 def _granted(temporary: Sequence[AccessPolicy], grants: Sequence[Mapping[str, Any]], site: str) -> list[AccessPolicy]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +11,7 @@ from ninelives.access.patterns import covers, overlaps
 from ninelives.access.policy import EVERYBODY, Statement, possibly_allowed, read_statements, surely_allowed
 from ninelives.estate.model import Estate, Permission, Right
 from ninelives.ports import AccessPolicy
-from ninelives.replication.manifest import BUCKET
+from ninelives.replication.manifest import BUCKET, manifest_key
 from ninelives.replication.pointers import BUCKET as MODELS
 
 BUCKETS = (BUCKET, MODELS)
@@ -59,6 +59,8 @@ class Target:
     bucket: str
     prefix: str
     access: tuple[Permission, ...]
+    manifest: str | None = None
+    """Key, in the same bucket, of the list of these objects; a model has none."""
 
     @property
     def resource(self) -> str:
@@ -68,14 +70,25 @@ class Target:
         return {one.who for one in self.access if right in one.may and one.holds(site)}
 
 
-def targets(estate: Estate, site: str) -> list[Target]:
-    """What is at ``site``: its datasets and the models made of them."""
+def as_it_is(name: str) -> str:
+    """What a bucket is called where the site's store has no prefix of its own."""
+    return name
+
+
+def targets(estate: Estate, site: str, called: Callable[[str], str] = as_it_is) -> list[Target]:
+    """What is at ``site``: its datasets and the models made of them.
+
+    :param called: what one of our buckets is called there
+    """
     here = [dataset for dataset in estate.datasets if site in (dataset.primary, *dataset.copies)]
     names = {dataset.name for dataset in here}
     return [
-        *(Target(f"dataset {one.name}", BUCKET, f"{one.name}/", one.access) for one in here),
         *(
-            Target(f"model {one.name}", MODELS, f"{one.name}/", one.access)
+            Target(f"dataset {one.name}", called(BUCKET), f"{one.name}/", one.access, manifest_key(one.name))
+            for one in here
+        ),
+        *(
+            Target(f"model {one.name}", called(MODELS), f"{one.name}/", one.access)
             for one in estate.models
             if one.trained_on in names
         ),
@@ -88,17 +101,19 @@ def compare(
     policies: Sequence[AccessPolicy],
     public: Mapping[str, str],
     now: datetime,
+    called: Callable[[str], str] = as_it_is,
 ) -> list[Finding]:
     """Every difference, sorted.
 
     :param policies: without those that a failover has granted
     :param public: buckets that something beside their policy opens to everybody, with what
+    :param called: what one of our buckets is called there
     """
     statements = read_statements(policies, now)
     found = {Finding(site, Kind.PUBLIC, f"bucket {bucket}", "everybody", how) for bucket, how in public.items()}
-    found.update(_wildcards(estate, site, statements))
+    found.update(_wildcards(estate, site, statements, [called(bucket) for bucket in BUCKETS]))
     known = {who for one in statements for who in one.who} - {EVERYBODY, *estate.administrators}
-    for target in targets(estate, site):
+    for target in targets(estate, site, called):
         for right in Right:
             found.update(_everybody(site, target, right, statements))
             if not target.access:
@@ -141,10 +156,12 @@ def _everybody(site: str, target: Target, right: Right, statements: Sequence[Sta
             return
 
 
-def _wildcards(estate: Estate, site: str, statements: Sequence[Statement]) -> Iterator[Finding]:
+def _wildcards(
+    estate: Estate, site: str, statements: Sequence[Statement], names: Sequence[str]
+) -> Iterator[Finding]:
     """Permissions wider than anybody declared, also where what they open today is declared."""
     watched = [action.lower() for actions in WATCHED.values() for action in actions]
-    buckets = [f"arn:aws:s3:::{bucket}/*" for bucket in BUCKETS]
+    buckets = [f"arn:aws:s3:::{name}/*" for name in names]
     for one in statements:
         wide = [text for text in one.actions if "*" in text and any(covers(text, action) for action in watched)]
         wide += [

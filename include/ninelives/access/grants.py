@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ninelives.access.compare import Target, targets
+from ninelives.access.compare import Target, as_it_is, targets
 from ninelives.errors import Refused
 from ninelives.estate.model import AccessKind, Estate, Right
 from ninelives.ports import AccessControl, Ledger, Record, Systems
-from ninelives.replication.manifest import BUCKET, manifest_key
 
 PREFIX = "ninelives-"
 
@@ -37,12 +36,17 @@ def policy_name(service: str, incident: str) -> str:
     return name if len(name) <= 128 else f"{name[:111]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
-def needs(estate: Estate, service: str, lost_site: str, standby: str) -> list[Need]:
-    """Who may read at ``lost_site`` and is declared to do so at ``standby`` only in a failover."""
+def needs(
+    estate: Estate, service: str, lost_site: str, standby: str, called: Callable[[str], str] = as_it_is
+) -> list[Need]:
+    """Who may read at ``lost_site`` and is declared to do so at ``standby`` only in a failover.
+
+    :param called: what one of our buckets is called at ``standby``
+    """
     found: dict[str, list[Target]] = {}
     declared = estate.service_by_name[service]
     subjects = {f"model {declared.model}", f"dataset {estate.dataset_of(declared).name}"}
-    for target in targets(estate, standby):
+    for target in targets(estate, standby, called):
         for one in target.access if target.subject in subjects else ():
             if one.in_failover and Right.READ in one.may and one.holds(lost_site) and not one.holds(standby):
                 found.setdefault(one.who, []).append(target)
@@ -54,8 +58,8 @@ def grant_document(need: Need, until: datetime) -> dict[str, Any]:
     limit = {"DateLessThan": {"aws:CurrentTime": f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}}
     resources = [target.resource for target in need.targets]
     for target in need.targets:
-        if target.bucket == BUCKET:
-            resources.append(f"arn:aws:s3:::{BUCKET}/{manifest_key(target.prefix.rstrip('/'))}")
+        if target.manifest:
+            resources.append(f"arn:aws:s3:::{target.bucket}/{target.manifest}")
     reading = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": resources, "Condition": limit}
     listing = [
         {
@@ -77,12 +81,13 @@ def grant_access(
     :raises Refused: the standby has no such user or role, or we may not act there
     :raises Unavailable: what keeps the permissions does not answer
     """
-    needed = needs(systems.estate, service, lost_site, standby)
-    if not needed or systems.estate.site_by_name[standby].access is AccessKind.NONE:
+    if not needs(systems.estate, service, lost_site, standby):
+        return []
+    if systems.estate.site_by_name[standby].access is AccessKind.NONE:
         return []
     control, ledger, name = _control(systems, standby), systems.ledger(), policy_name(service, incident)
     records = []
-    for need in needed:
+    for need in needs(systems.estate, service, lost_site, standby, control.bucket):
         until = (now or datetime.now(UTC)) + systems.estate.access_for
         facts = {
             "outcome": "granted", "site": standby, "who": need.who, "policy": name, "until": until.isoformat(),

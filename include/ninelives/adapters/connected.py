@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ninelives.estate import Estate, Service, load_estate
-from ninelives.estate.model import AccessKind, Engine
+from ninelives.estate.model import AccessKind, Engine, GateEngine
 from ninelives.estate.streams import Stream
 from ninelives.home import Home
 from ninelives.ports import (
     AccessControl,
     Answer,
     Connections,
+    Databases,
+    FaultControl,
     Features,
     Gateway,
     Ledger,
@@ -21,8 +23,10 @@ from ninelives.ports import (
     Registry,
     Replica,
     Scheduler,
+    Signer,
     SiteControl,
     Topic,
+    Vault,
 )
 
 if TYPE_CHECKING:
@@ -81,6 +85,11 @@ class ConnectedEstate:
 
         return SupervisorSite.from_connection(self.connections.get(f"ninelives_{site}_control"), site)
 
+    def faults(self) -> FaultControl:
+        from ninelives.adapters.faults import SupervisedFaults
+
+        return SupervisedFaults(self.connections, self.home)
+
     def gateway(self) -> Gateway:
         from ninelives.adapters.envoy import EnvoyGateway
 
@@ -92,7 +101,8 @@ class ConnectedEstate:
         if self.estate.site_by_name[site].access is AccessKind.NONE:
             return None
         if site not in self._access:
-            self._access[site] = AwsAccess(self.connections.get(f"ninelives_{site}_access"), site)
+            how, store = (self.connections.get(f"ninelives_{site}_{kind}") for kind in ("access", "store"))
+            self._access[site] = AwsAccess(how, site, store)
         return self._access[site]
 
     def topic(self, stream: Stream) -> Topic:
@@ -116,7 +126,26 @@ class ConnectedEstate:
 
         return AirflowApi.from_connection(self.connections.get("ninelives_airflow_api"))
 
-    def expectations(self) -> ExpectationEngine:
+    def vault(self) -> Vault:
+        from ninelives.adapters.restic import Restic
+
+        return Restic.from_connection(self.connections.get("ninelives_vault"))
+
+    def signer(self) -> Signer | None:
+        from ninelives.adapters.model_signing import ModelSigner
+
+        return ModelSigner.from_connection(self.connections.get("ninelives_vault"))
+
+    def databases(self) -> Databases:
+        from ninelives.adapters.postgres_dumps import PostgresDatabases
+
+        return PostgresDatabases(self.connections)
+
+    def expectations(self, dataset: str | None = None) -> ExpectationEngine:
         from ninelives.adapters.great_expectations import GreatExpectations
 
+        if dataset is not None and self.estate.dataset_by_name[dataset].gate_engine is GateEngine.SPARK:
+            from ninelives.adapters import gx_spark
+
+            return GreatExpectations(spark=gx_spark.place(self.connections.find(gx_spark.CONNECTION)))
         return GreatExpectations()

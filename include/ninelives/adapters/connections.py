@@ -18,6 +18,12 @@ class FileConnections:
 
     def get(self, conn_id: str) -> Connection:
         """The connection; raises ``Unavailable`` naming the id where there is none."""
+        if (found := self.find(conn_id)) is None:
+            raise Unavailable(f"connection {conn_id} is not in {self._path}; add it there or run `ninelives stack up`")
+        return found
+
+    def find(self, conn_id: str) -> Connection | None:
+        """The connection; raises ``Unavailable`` only where the file cannot be read."""
         try:
             entry = json.loads(self._path.read_text("utf-8")).get(conn_id)
         except FileNotFoundError:
@@ -26,9 +32,7 @@ class FileConnections:
             ) from None
         except (OSError, ValueError, AttributeError) as error:
             raise Unavailable(f"connection {conn_id}: cannot read {self._path}: {error}") from error
-        if entry is None:
-            raise Unavailable(f"connection {conn_id} is not in {self._path}; add it there or run `ninelives stack up`")
-        return _connection(conn_id, entry)
+        return None if entry is None else _connection(conn_id, entry)
 
 
 def _connection(conn_id: str, entry: dict[str, Any]) -> Connection:

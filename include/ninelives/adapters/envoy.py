@@ -96,6 +96,7 @@ class EnvoyGateway:
                 active={service: tuple(sites) for service, sites in document["active"].items()},
                 closed_sites=frozenset(document["closed_sites"]),
                 tokens={scope: int(token) for scope, token in document["tokens"].items()},
+                shares={service: dict(shares) for service, shares in document.get("shares", {}).items()},
             )
         except FileNotFoundError as error:
             raise Unavailable(f"the gateway has no state in {path}; initialise it (ninelives stack up does)") from error
@@ -115,7 +116,7 @@ class EnvoyGateway:
             active = {service.name: _active(service, known.active.get(service.name, ())) for service in
                       self.estate.services}  # fmt: skip
             closed = known.closed_sites & set(self.estate.site_names)
-            return self._change(known, replace(known, active=active, closed_sites=closed), live=False)
+            return self._change(known, replace(known, active=active, closed_sites=closed, shares={}), live=False)
 
     def compile(self) -> GatewayState:
         """Write the files from the state again; a running Envoy must take them."""
@@ -148,7 +149,33 @@ class EnvoyGateway:
                 self.target_timeout,
                 f"the gateway sees no healthy replica of {service} at {site}; nothing was moved",
             )
-            self._change(state, replace(state, active={**state.active, service: (site,)}))
+            shares = {name: of for name, of in state.shares.items() if name != service}
+            self._change(state, replace(state, active={**state.active, service: (site,)}, shares=shares))
+
+    def share(self, service: str, shares: Mapping[str, int], *, token: int) -> None:
+        """Returns once Envoy divides new requests so. Repeating it changes nothing.
+
+        :raises Refused: as ``move``, or shares that are not 100 percent in all
+        :raises Unavailable: as ``move``
+        """
+        declared = self._service(service)
+        if declared.mode is not Mode.ACTIVE_PASSIVE:
+            raise Refused("share", [f"{service} is active-active: all of its open sites share its traffic"])
+        if sum(shares.values()) != 100 or min(shares.values()) < 1 or len(shares) < 2:
+            raise Refused("share", [f"{dict(shares)} does not divide 100 percent between two sites or more"])
+        if strange := sorted(set(shares) - set(declared.sites)):
+            raise Refused("share", [f"{service} is not declared at {', '.join(strange)}"])
+        with self._locked():
+            state = self._fenced("share", f"service:{service}", token)
+            if closed := sorted(set(shares) & state.closed_sites):
+                raise Refused("share", [f"{', '.join(closed)} is closed; it takes no traffic until its gate opened it"])
+            self._await(
+                lambda: min(self.healthy_sites(service).get(site, 0) for site in shares) > 0,
+                self.target_timeout,
+                f"the gateway does not see healthy replicas of {service} at each of {', '.join(shares)}",
+            )
+            after = {**state.shares, service: dict(shares)}
+            self._change(state, replace(state, active={**state.active, service: tuple(shares)}, shares=after))
 
     def close_site(self, site: str, *, token: int) -> None:
         """Returns once no new request can reach ``site``.
@@ -388,6 +415,7 @@ def _dump(state: GatewayState) -> bytes:
             "active": {service: list(sites) for service, sites in state.active.items()},
             "closed_sites": sorted(state.closed_sites),
             "tokens": dict(state.tokens),
+            "shares": {service: dict(shares) for service, shares in state.shares.items()},
         },
         indent=1,
     ).encode()

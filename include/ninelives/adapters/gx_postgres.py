@@ -166,11 +166,16 @@ class Snapshot:
         with closing(self.connection.cursor()) as cursor:
             cursor.execute(statement)
 
-    def _row(self, query: str) -> tuple[Any, ...]:
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """All of them, here."""
         with closing(self.connection.cursor()) as cursor:
             cursor.execute(query)
-            row: tuple[Any, ...] = cursor.fetchone()
-            return row
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
+
+    def _row(self, query: str) -> tuple[Any, ...]:
+        (row,) = self.rows(query)
+        return row
 
 
 def selection(table: str, columns: Mapping[str, str], where: str = "true") -> str:

@@ -1,5 +1,5 @@
-"""Great Expectations on DuckDB over local Parquet files, or in PostgreSQL over a table: one request on standard input,
-one answer on standard output.
+"""Great Expectations on DuckDB or Spark over local Parquet files, or in PostgreSQL over a table: one request on
+standard input, one answer on standard output.
 
 Run as ``python -m ninelives.adapters.gx_worker`` by ``ninelives.adapters.great_expectations``: importing Great
 Expectations costs seconds of CPU and hundreds of megabytes, which no Airflow worker should carry, and a crash here is
@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from weakref import WeakValueDictionary
 
 from ninelives.errors import Unavailable
@@ -59,22 +59,35 @@ def evaluate(
     interval: Interval | None = None,
     rows_shown: int = 0,
     references: Mapping[str, Sequence[Path]] | None = None,
+    spark: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Look at the schema first: where it is too far off no expectation could run, and none is paid for.
 
-    :param settings: DuckDB's, e.g. ``memory_limit``
+    :param settings: DuckDB's, e.g. ``memory_limit``; Spark keeps to the same
     :param references: dataset to its files, for every one that the suite refers to
+    :param spark: where its session runs, see ``gx_spark.place``; ``None``: DuckDB
     """
     engine = f"{_version('great-expectations')}, {_version('duckdb')}"
+    if spark:
+        engine = f"{_version('great-expectations')}, {_version('pyspark')} {spark['name']}"
     schemas, rows, errors = _read_schemas(files)
     if errors or not rows or blocks(schema_failures(suite, schemas)):
         return Evaluation(engine, schemas, None if errors else rows, None, tuple(errors))
-    reading = read_parquet(suite, list(files.values()), by_name=len(schemas) > 1)
-    if interval:
-        reading += f" WHERE {_within(suite, interval)}"
-    create = [f"CREATE {'TABLE' if rows <= _TABLE_ROWS else 'VIEW'} {_DATA} AS {reading}"]
-    create += [f"CREATE VIEW {quoted(name)} AS {_read(paths)}" for name, paths in (references or {}).items()]
-    check = _Check(suite, lambda: _open_duckdb(create, settings))
+    data: _Data
+    if spark:
+        from ninelives.adapters.gx_spark import SparkData
+
+        where = _within(suite, interval, "TIMESTAMP_LTZ") if interval else None
+        keep = rows <= _TABLE_ROWS
+        data = SparkData(files, suite.columns, where, references or {}, place=spark, settings=settings, keep=keep)
+    else:
+        reading = read_parquet(suite, list(files.values()), by_name=len(schemas) > 1)
+        if interval:
+            reading += f" WHERE {_within(suite, interval)}"
+        create = [f"CREATE {'TABLE' if rows <= _TABLE_ROWS else 'VIEW'} {_DATA} AS {reading}"]
+        create += [f"CREATE VIEW {quoted(name)} AS {_read(paths)}" for name, paths in (references or {}).items()]
+        data = _Sql(lambda: _open_duckdb(create, settings))
+    check = _Check(suite, data)
     judged, counted, newest = check.judged()
     if not counted:
         return Evaluation(engine, schemas, 0, None, ())
@@ -145,7 +158,7 @@ def _evaluate_snapshot(
     fingerprints |= {name: snapshot.fingerprint(each, columns[name])[1] for name, each in references.items()}
     relations = {name: selection(each, columns[name]) for name, each in references.items()}
     relations[_DATA] = selection(table, {name: columns[suite.dataset][name] for name in suite.columns}, where)
-    check = _Check(suite, lambda: _without_transactions(snapshot.engine(relations)))
+    check = _Check(suite, _Sql(lambda: _without_transactions(snapshot.engine(relations))))
     judged, counted, newest = check.judged()
     outcomes = tuple(check.outcomes(judged, rows_shown))
     errors = () if counted == rows and snapshot.unbroken else ("not everything was asked of the same snapshot",)
@@ -205,49 +218,73 @@ def _without_transactions(engine: Any) -> Any:
     return engine
 
 
-class _Check:
-    """One suite over the relation ``gate_data`` of what ``open_data`` opens: a SQLAlchemy engine."""
+class _Data(Protocol):
+    """The rows of a check, wherever they are."""
 
-    def __init__(self, suite: Suite, open_data: Callable[[], Any]) -> None:
-        _spare_imports()
-        import great_expectations as gx
-        from great_expectations.data_context.types.base import ProgressBarsConfig
+    def open(self, context: Any) -> tuple[Any, Any]:
+        """Great Expectations' execution engine and batch."""
+        ...
 
-        self.suite = suite
-        self.results: dict[int, Any] = {}
-        self.context = gx.get_context(mode="ephemeral")
-        self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
-        _register()
-        # Great Expectations keeps and copies a datasource's arguments, so they are a name and never how to sign in.
-        engine = open_data()  # after the imports, which want memory too
-        _opened[name := f"gate:{id(engine)}"] = engine
-        source = self.context.data_sources.add_gate("gate", connection_string=name)
-        self.engine = source.get_execution_engine()
-        self.batch = source.add_table_asset(_DATA, table_name=_DATA).add_batch_definition_whole_table("all").get_batch()
-
-    def judged(self) -> tuple[list[int], int, datetime | None]:
+    def judged(self, suite: Suite, engine: Any) -> tuple[list[int], int, datetime | None]:
         """Rows that each expectation can judge at all, the number of rows, the newest time; one scan for everything.
 
         An expectation over values ignores nulls, so a column that is null throughout would pass anything.
         """
+        ...
+
+
+class _Sql:
+    """The relation ``gate_data`` of what ``open_data`` opens: a SQLAlchemy engine."""
+
+    def __init__(self, open_data: Callable[[], Any]) -> None:
+        self._open_data = open_data
+
+    def open(self, context: Any) -> tuple[Any, Any]:
+        _register()
+        # Great Expectations keeps and copies a datasource's arguments, so they are a name and never how to sign in.
+        self._engine = self._open_data()
+        _opened[name := f"gate:{id(self._engine)}"] = self._engine
+        source = context.data_sources.add_gate("gate", connection_string=name)
+        batches = source.add_table_asset(_DATA, table_name=_DATA).add_batch_definition_whole_table("all")
+        return source.get_execution_engine(), batches.get_batch()
+
+    def judged(self, suite: Suite, engine: Any) -> tuple[list[int], int, datetime | None]:
         import sqlalchemy as sa
 
-        counts = [sa.func.count().filter(self._judgeable(e)) for e in self.suite.asked]
-        time = self.suite.time
+        counts = [sa.func.count().filter(self._judgeable(engine, expectation)) for expectation in suite.asked]
+        time = suite.time
         newest = sa.func.max(sa.cast(sa.column(time.column) if time else None, sa.TIMESTAMP(timezone=True)))
-        with self.engine.get_connection() as connection:
+        with engine.get_connection() as connection:
             asked = sa.select(sa.func.count(), newest, *counts).select_from(sa.table(_DATA))
             rows, latest, *judged = connection.execute(asked).one()
         return [int(n) for n in judged], int(rows), latest
 
-    def _judgeable(self, expectation: Expectation) -> Any:
+    def _judgeable(self, engine: Any, expectation: Expectation) -> Any:
         import sqlalchemy as sa
         from great_expectations.expectations.row_conditions import deserialize_row_condition
 
         clauses = [] if "null" in expectation.type else [sa.column(c).is_not(None) for c in expectation.columns]
         if (condition := expectation.kwargs.get("row_condition")) is not None:
-            clauses.append(self.engine.condition_to_filter_clause(deserialize_row_condition(condition)))
+            clauses.append(engine.condition_to_filter_clause(deserialize_row_condition(condition)))
         return sa.and_(sa.true(), *clauses)
+
+
+class _Check:
+    """One suite over ``data``."""
+
+    def __init__(self, suite: Suite, data: _Data) -> None:
+        _spare_imports()
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
+
+        self.suite, self.data = suite, data
+        self.results: dict[int, Any] = {}
+        self.context = gx.get_context(mode="ephemeral")
+        self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        self.engine, self.batch = data.open(self.context)  # after the imports, which want memory too
+
+    def judged(self) -> tuple[list[int], int, datetime | None]:
+        return self.data.judged(self.suite, self.engine)
 
     def outcomes(self, judged: Sequence[int], rows_shown: int) -> Iterator[Outcome]:
         """Ask yes or no first; ask for details, which cost a query each, only where the answer is no."""
@@ -407,12 +444,12 @@ def _read(paths: Sequence[Path], columns: str = "*", *, by_name: bool = True) ->
     return f"SELECT {columns} FROM read_parquet([{files}], {options})"  # noqa: S608
 
 
-def _within(suite: Suite, interval: Interval) -> str:
+def _within(suite: Suite, interval: Interval, instant: str = "TIMESTAMPTZ") -> str:
     """A range predicate: DuckDB skips whole row groups by it, which it cannot for one over parts of a date."""
     if suite.time is None:
         raise ValueError(f"the suite of {suite.dataset} declares no time column")
     column = quoted(suite.time.column)
-    return f"{column} >= TIMESTAMPTZ '{interval.start}' AND {column} < TIMESTAMPTZ '{interval.end}'"
+    return f"{column} >= {instant} '{interval.start}' AND {column} < {instant} '{interval.end}'"
 
 
 class _Late(types.ModuleType):
@@ -449,6 +486,8 @@ def _as_expectation(declared: Expectation, index: int) -> Any:
     from great_expectations.expectations.registry import get_expectation_impl
     from great_expectations.expectations.row_conditions import deserialize_row_condition
 
+    if declared.type in _NOT_ASKED:
+        raise ValueError(_NOT_ASKED[declared.type])
     implementation = _quantiles() if declared.type == _QUANTILES else get_expectation_impl(declared.type)
     kwargs = dict(declared.kwargs)
     if "row_condition" in kwargs:
@@ -456,6 +495,13 @@ def _as_expectation(declared: Expectation, index: int) -> Any:
     return implementation(**kwargs, severity=FailureSeverity(declared.severity.value), meta={"index": index})
 
 
+_NOT_ASKED = {
+    "expect_column_values_to_be_of_type": "every engine has names of its own for types; the schema says the type",
+    "expect_column_values_to_be_in_type_list": "every engine has names of its own for types; the schema says the type",
+    "expect_column_values_to_be_increasing": "rows have no order",
+    "expect_column_values_to_be_decreasing": "rows have no order",
+}
+"""What some engine would answer, and the others not or otherwise."""
 _QUANTILES = "expect_column_quantile_values_to_be_between"
 _classes: dict[str, Any] = {}
 
@@ -539,11 +585,12 @@ def _judge(request: Mapping[str, Any]) -> dict[str, Any]:
             return {"unavailable": str(error)}
     files = {key: Path(path) for key, path in request["files"].items()}
     references = {name: [Path(path) for path in paths] for name, paths in request["references"].items()}
-    return asdict(evaluate(suite, files, request["settings"], interval, request["rows"], references))
+    where = request["settings"], interval, request["rows"], references, request["spark"]
+    return asdict(evaluate(suite, files, *where))
 
 
 def _look(objects: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, Any]:
-    from ninelives.adapters.duckdb_profile import profile
+    from ninelives.adapters.sql_profile import profile
 
     files = {key: Path(path) for key, path in objects.items()}
     schemas, _, errors = _read_schemas(files)
@@ -554,6 +601,30 @@ def _look(objects: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, A
     return {"profile": asdict(profile(schemas[0].columns, list(files.values()), request["settings"]))}
 
 
+def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    if "profile" in request:
+        return _look(request["profile"], request)
+    if "profile_table" in request:
+        return _look_at_table(request["profile_table"], request)
+    return _judge(request)
+
+
+def _look_at_table(table: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    import psycopg2
+
+    from ninelives.adapters.gx_postgres import Snapshot
+    from ninelives.adapters.sql_profile import profile_table
+
+    try:
+        snapshot = Snapshot(request["database"], request["timeout"])
+        found = profile_table(table, snapshot)
+    except Unavailable as error:
+        return {"unavailable": str(error)}
+    except psycopg2.Error as error:
+        return {"errors": [_first_line(error)]}
+    return {"profile": asdict(found)} if found else {"errors": [f"the database has no table or view {table}"]}
+
+
 def main() -> None:
     _die_with_parent()
     # Whatever a library prints goes to standard error; the answer has the real standard output for itself.
@@ -562,8 +633,16 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     request = json.load(sys.stdin)
-    json.dump(_look(request["profile"], request) if "profile" in request else _judge(request), answer, default=str)
+    if spark := request.get("spark"):
+        os.chdir(request["settings"]["temp_directory"])  # Spark leaves things where it is started
+    else:
+        sys.modules["pyspark"] = None  # type: ignore[assignment]  # Great Expectations imports it wherever it is
+    json.dump(_answer(request), answer, default=str)
     answer.flush()
+    if spark:
+        from ninelives.adapters.gx_spark import stop
+
+        stop()
     os._exit(0)  # nothing to clean up, and tearing down the interpreter costs a third of a second
 
 

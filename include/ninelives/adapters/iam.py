@@ -23,11 +23,16 @@ class AwsAccess:
 
     :param connection: ``ninelives_<site>_access``; it needs ``iam:GetAccountAuthorizationDetails``,
         ``s3:GetBucketPolicy`` and ``s3:GetBucketAcl``, and to grant ``iam:Put/DeleteUserPolicy`` and ``…RolePolicy``
+    :param store: ``ninelives_<site>_store``, which says what the site's buckets are called
     """
 
-    def __init__(self, connection: Connection, site: str) -> None:
+    def __init__(self, connection: Connection, site: str, store: Connection) -> None:
         self.site = site
         self._connection = connection
+        self._store = store
+
+    def bucket(self, name: str) -> str:
+        return self._store.bucket(name)
 
     def policies(self, buckets: Sequence[str]) -> list[AccessPolicy]:
         with self._asking("list its policies"):

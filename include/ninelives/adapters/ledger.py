@@ -24,6 +24,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, make_url
 
 import ninelives
+from ninelives.adapters import libpq
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.evidence.chain import (
     GENESIS,
@@ -87,7 +88,6 @@ _RECORDS_LOCK, _LEASES_LOCK, _MIGRATION_LOCK = 0x6E6C5245, 0x6E6C4C45, 0x6E6C4D4
 
 _BATCH = 1000
 _MAX_NAME = 300
-_LIBPQ_EXTRAS = {"sslmode", "sslrootcert", "sslcert", "sslkey"}
 
 
 class SqlLedger:
@@ -107,7 +107,6 @@ class SqlLedger:
     @classmethod
     def from_connection(cls, connection: Connection, *, timeout: float = 5.0) -> SqlLedger:
         """The ledger that ``ninelives_ledger`` names, as the role that may only append."""
-        extras = {key: str(value) for key, value in connection.extra.items() if key in _LIBPQ_EXTRAS}
         url = URL.create(
             "postgresql+psycopg2",
             username=connection.login,
@@ -115,7 +114,7 @@ class SqlLedger:
             host=connection.host,
             port=connection.port,
             database=connection.schema,
-            query=extras,
+            query=libpq.extras(connection),
         )
         return cls(url, timeout=timeout)
 

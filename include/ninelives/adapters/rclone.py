@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from ninelives.adapters.children import die_with_parent
 from ninelives.errors import Unavailable
 from ninelives.ports import Connection, CopyProgress, CopyReport
 
@@ -47,9 +46,6 @@ MEMORY = "192MiB"
 
 _DISTRUSTING = ("--ignore-checksum", "--s3-disable-checksum", "--s3-upload-cutoff", "1B")
 """Send no checksum of the source's along: only an upload in parts can do without one, at three requests an object."""
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class RcloneCopier:
@@ -157,7 +153,7 @@ class RcloneCopier:
                 stdin=subprocess.DEVNULL if listed is None else subprocess.PIPE,
                 stdout=subprocess.DEVNULL if output is None else output,
                 stderr=subprocess.PIPE,
-                preexec_fn=_die_with_parent(os.getpid()) if _libc is not None else None,
+                preexec_fn=die_with_parent(),
             )
         except OSError as error:
             raise Unavailable(f"rclone could not be started: {error}") from error
@@ -241,16 +237,6 @@ def rclone_environment(remotes: Mapping[str, Connection]) -> dict[str, str]:
             if value:
                 environment[f"RCLONE_CONFIG_{remote.upper()}_{name.upper()}"] = str(value)
     return environment
-
-
-def _die_with_parent(parent: int) -> Callable[[], None]:
-    def before_exec() -> None:
-        # Linux sends the signal when the thread that started the child ends: that thread waits for it above.
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # type: ignore[union-attr]
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return before_exec
 
 
 def _write_lines(pipe: IO[bytes], lines: list[str]) -> None:

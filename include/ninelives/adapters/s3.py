@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -32,8 +32,22 @@ _making = threading.Lock()
 def _session() -> Any:
     """One for all stores: reading what S3 is takes it a tenth of a second."""
     import boto3
+    import botocore.session
 
-    return boto3.session.Session()
+    session = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_instant)
+    return boto3.session.Session(botocore_session=session)
+
+
+def _instant(text: Any) -> datetime:
+    """Half of the time that a listing took was spent on guessing the format of the same ISO 8601 times."""
+    from botocore.utils import parse_timestamp
+
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):  # the date of a header
+        found: datetime = parse_timestamp(text)
+        return found
 
 
 class S3ObjectStore:

@@ -11,15 +11,21 @@ import typer
 
 from ninelives.cli import (
     access,
+    automation,
     backfill,
+    backup,
     data,
     drill,
     estate,
     evidence,
     feeder,
     gate,
+    licence,
+    playbook,
     prober,
+    readiness,
     reconcile,
+    recover,
     replicate,
     stack,
     stream,
@@ -42,7 +48,14 @@ app.add_typer(prober.app, name="prober", help="Golden requests on a fixed schedu
 app.add_typer(feeder.app, name="feeder", help="A stream of acknowledged writes.")
 app.add_typer(drill.app, name="drill", help="Deliberate losses, and what users felt.")
 app.add_typer(backfill.app, name="backfill", help="Missed intervals after downtime: found and filled.")
+app.add_typer(backup.app, name="backup", help="Backups in the vault: made, proven, restored.")
 app.add_typer(stream.app, name="stream", help="Streams against their contracts: landed, in quarantine, replayed.")
+app.add_typer(recover.app, name="recover", help="What a person starts by hand: fail over, return, fail back.")
+app.add_typer(automation.app, name="automation", help="What acts by itself, and the people who may stop it.")
+app.add_typer(licence.app, name="licence", help="What vendors license: seats, terms and grace.")
+app.add_typer(playbook.app, name="playbook", help="What a person does for a service, generated and kept fresh.")
+app.command()(readiness.readiness)
+app.command()(readiness.why)
 app.command()(status)
 app.command()(demo)
 

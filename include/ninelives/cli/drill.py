@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ninelives.adapters.airflow_api import AirflowApi
     from ninelives.adapters.connected import ConnectedEstate
+    from ninelives.drills.coverage import Covered
     from ninelives.ports import Record
 
 app = typer.Typer(no_args_is_help=True)
@@ -29,16 +30,20 @@ POLL = 0.5
 
 @app.command()
 def run(
-    scenario: Annotated[str, typer.Argument(help="What is broken.")] = "site-loss",
+    scenario: Annotated[str, typer.Argument(help="What is broken; see ninelives drill scenarios.")] = "site-loss",
     service: Annotated[str, typer.Option(help="Whose recovery is measured; by default the first of the estate.")] = "",
-    site: Annotated[str, typer.Option(help="Which site is lost; active: the one that serves now.")] = "active",
+    site: Annotated[
+        str, typer.Option(help="Where; active: the site that serves now; by default where the scenario strikes.")
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the verdict.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Break something on purpose and measure what users feel. Exit 0 met, 1 not run or not measured, 3 missed."""
     from ninelives.adapters.connected import ConnectedEstate
+    from ninelives.drills.scenarios import find_scenario
 
+    find_scenario(scenario)
     systems = ConnectedEstate.of_home(Home.from_environment())
     chosen = service or systems.estate.services[0].name
     if dry_run:
@@ -57,6 +62,39 @@ def run(
         raise typer.Exit(ExitCode.ERROR)
     emit(asdict(record), as_json=as_json, text=lambda: drill_report(record))
     raise typer.Exit(exit_code(record))
+
+
+@app.command()
+def scenarios(as_json: AsJson = False) -> None:
+    """What can be broken, what must hold, and whether it strikes one site."""
+    from ninelives.drills.scenarios import SCENARIOS
+
+    found = [
+        {
+            "scenario": one.name.value,
+            "breaks": one.breaks,
+            "must_hold": [str(promise) for promise in one.promises],
+            "at_a_site": one.name.at_a_site,
+        }
+        for one in SCENARIOS.values()
+    ]
+    emit(found, as_json=as_json, text=lambda: _scenarios(found))
+
+
+@app.command()
+def coverage(as_json: AsJson = False) -> None:
+    """Which scenario was tried on which service, with what result, and what is due. Exit 3 where something is overdue.
+
+    The estate's calendar says how often; a scenario that it does not ask for is never due.
+    """
+    from ninelives.adapters.connected import ConnectedEstate
+    from ninelives.drills.coverage import coverage as find_coverage
+
+    systems = ConnectedEstate.of_home(Home.from_environment())
+    found = find_coverage(systems.estate, systems.ledger().records(kind="drill"), datetime.now(UTC))
+    emit([one.facts() for one in found], as_json=as_json, text=lambda: _coverage(found))
+    if any(one.overdue is not None for one in found):
+        raise typer.Exit(ExitCode.MISSED)
 
 
 @app.command("list")
@@ -132,9 +170,9 @@ def drill_report(record: Record) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
 
-    scenario, service, site = record.subject.split("/")
+    scenario, service, *at = record.subject.split("/")
     facts = record.facts
-    lines: list[Any] = [f"[bold]{scenario} of {site}, measured on {service}[/bold]"]
+    lines: list[Any] = [f"[bold]{scenario}{f' of {at[0]}' if at else ''}, measured on {service}[/bold]"]
     if facts["outcome"] != "measured":
         lines += [f"{facts['outcome']}: {reason}" for reason in facts.get("reasons", [facts.get("problem") or ""])]
         return Group(*lines)
@@ -152,8 +190,21 @@ def drill_report(record: Record) -> RenderableType:
     for column in ("promise", "measured", "objective", "verdict"):
         promises.add_column(column, justify="left" if column in {"promise", "verdict"} else "right")
     impact = facts["felt"][service]
-    promises.add_row("RTO", _rto(impact), f"{promise['rto_seconds']:.0f} s", _colour(verdicts["rto"]))
-    promises.add_row("RPO", _seconds(facts["rpo_seconds"]), f"{promise['rpo_seconds']:.0f} s", _colour(verdicts["rpo"]))
+    measured = {
+        "rto": (_rto(impact), f"{promise['rto_seconds']:.0f} s"),
+        "rpo": (_seconds(facts["rpo_seconds"]), f"{promise['rpo_seconds']:.0f} s"),
+        "users": (f"{sum(1 for one in facts['felt'].values() if one['interrupted'])} services felt it", "none"),
+        "repaired": _checked(facts),
+        "quarantined": _checked(facts),
+    }
+    for name, verdict in verdicts.items():
+        promises.add_row(
+            name.upper() if name in {"rto", "rpo"} else name, *measured.get(name, ("", "")), _colour(verdict)
+        )
+    if state := facts.get("state"):
+        left = [one for one in state["differences"] if one["explained"] is None]
+        promises.add_row("as before", f"{len(left)} differences", "0", _colour(state["verdict"]))
+        lines += [f"[red]left behind: {one['what']}: {one['before']} → {one['after']}[/red]" for one in left]
     steps = [f"{name.replace('_', ' ')} after {step['seconds']:.1f} s" for name, step in facts["recovery"].items()]
     lines += [felt, promises, f"[dim]{'; '.join(steps)}[/dim]"]
     if phases := facts["recovery"].get("failed_over", {}).get("phases"):
@@ -173,6 +224,43 @@ def _counts(impact: Mapping[str, Any]) -> tuple[int, ...]:
         impact["slow"],
         *(impact[key] for key in ("degraded", "wrong", "failed", "unknown")),
     )
+
+
+def _checked(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """What the estate's own check took, and who did it."""
+    check = facts.get("check")
+    return (f"{check['seconds']:.1f} s by {check['by']}", "") if check else ("not checked", "")
+
+
+def _scenarios(found: list[dict[str, Any]]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("scenario", "what happens", "what must hold"):
+        table.add_column(column)
+    for one in found:
+        table.add_row(one["scenario"], one["breaks"], ", ".join(one["must_hold"]))
+    return table
+
+
+def _coverage(found: list[Covered]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("scenario", "service", "site", "last run", "result", "evidence", "due"):
+        table.add_column(column)
+    for one in found:
+        due = "" if one.due is None else "now" if one.overdue is not None else f"{one.due:%Y-%m-%d %H:%M}"
+        table.add_row(
+            one.scenario,
+            one.service,
+            one.site or "",
+            f"{one.last_run:%Y-%m-%d %H:%M}" if one.last_run else "",
+            "never" if one.last_run is None else _colour(one.result),
+            str(one.evidence or ""),
+            f"[red]{due}[/red]" if one.overdue is not None else due,
+        )
+    return table
 
 
 def _rto(impact: Mapping[str, Any]) -> str:
@@ -220,8 +308,9 @@ def _dry_run(systems: ConnectedEstate, scenario: str, service: str, site: str, a
     """Preflight without Airflow: what would happen, and every reason against it."""
     from ninelives.drills.preflight import check_preflight, resolve_site
     from ninelives.drills.scenario import Drill
+    from ninelives.drills.scenarios import find_scenario
 
-    lost = resolve_site(systems.estate, systems.gateway().state(), service, site)
+    lost = resolve_site(systems.estate, systems.gateway().state(), service, site, scenario)
     preflight = check_preflight(systems, Drill("dry-run", scenario, service, lost))
     document = {
         "scenario": scenario,
@@ -235,8 +324,10 @@ def _dry_run(systems: ConnectedEstate, scenario: str, service: str, site: str, a
 
     def text() -> str:
         survivors = ", ".join(preflight.survivors) or "no service"
+        where = f" at {lost}" if lost else ""
         plan = (
-            f"{scenario} would take {lost} away and measure {service}; {survivors} must stay correct throughout.\n"
+            f"{scenario}{where}: {find_scenario(scenario).breaks}. {service} would be measured; "
+            f"{survivors} must stay correct throughout.\n"
             f"Approval: {systems.estate.drills.approval}. Nothing was changed."
         )
         return plan + "".join(f"\nNot now: {reason}" for reason in preflight.reasons)

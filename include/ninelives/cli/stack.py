@@ -116,13 +116,12 @@ def restore(site: SiteName, as_json: AsJson = False) -> None:
 def keep() -> None:
     """Undo faults whose time is over; the local estate runs this always."""
     from ninelives.adapters.connections import FileConnections
-    from ninelives.adapters.supervisor import SupervisorSite
+    from ninelives.adapters.faults import SupervisedFaults
     from ninelives.stack import keeper
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     home = Home.from_environment()
-    connections = FileConnections(home.connections_file)
-    keeper.keep(home, lambda site: SupervisorSite.from_connection(connections.get(f"ninelives_{site}_control"), site))
+    keeper.keep(home, SupervisedFaults(FileConnections(home.connections_file), home))
 
 
 def _left_out(without: str | None, only: str | None) -> frozenset[Part] | None:

@@ -35,7 +35,10 @@ def find_status(systems: ConnectedEstate) -> dict[str, Any]:
     from ninelives.probing.measure import steady_state
     from ninelives.probing.records import read_heartbeat, read_probes
     from ninelives.recovery.failover import find_readiness
+    from ninelives.recovery.safety import current_freeze
+    from ninelives.recovery.standby import kept_readiness
 
+    kept = kept_readiness(systems).get("services", {})
     estate, state = systems.estate, systems.gateway().state()
     beat = read_heartbeat(systems.home.probes)
     services = []
@@ -65,14 +68,19 @@ def find_status(systems: ConnectedEstate) -> dict[str, Any]:
                 "correct_share": share,
                 "well": share is not None and share >= service.objective.quality,
                 "standbys": standbys,
+                "readiness": {key: kept[service.name][key] for key in ("state", "reason", "checked_at")}
+                if service.name in kept
+                else None,
             }
         )
+    frozen = current_freeze(systems.ledger(), estate)
     drills = systems.ledger().records(kind="drill", limit=1)
     return {
         "estate": estate.name,
         "well": all(service["well"] for service in services),
         "measured_until": beat.complete_until.isoformat() if beat else None,
         "closed_sites": sorted(state.closed_sites),
+        "frozen": frozen.sentence if frozen else None,
         "faults": [injection.model_dump(mode="json") for injection in open_injections(systems.home)],
         "services": services,
         "last_drill": {"evidence": drills[0].seq, "at": drills[0].at.isoformat(), "verdict": drills[0].facts["verdict"]}
@@ -84,6 +92,7 @@ def find_status(systems: ConnectedEstate) -> dict[str, Any]:
 def _report(document: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for column in ("service", "mode", "served from", "correct, last minute", "standby"):
@@ -102,9 +111,26 @@ def _report(document: dict[str, Any]) -> RenderableType:
             f"[{'green' if service['well'] else 'red'}]{share}[/]",
             "; ".join(standbys),
         )
-    lines: list[Any] = [table]
+    lines: list[Any] = [table, *(_readiness(service) for service in document["services"])]
+    if document["frozen"]:
+        lines.append(Text(document["frozen"], style="yellow"))
     lines += [f"[yellow]{site} is closed until it passes the gate again[/]" for site in document["closed_sites"]]
-    lines += [f"[yellow]{fault['scenario']} of {fault['site']} is in progress[/]" for fault in document["faults"]]
+    lines += [
+        f"[yellow]{fault['scenario']} of {fault['site'] or fault['service']} is in progress[/]"
+        for fault in document["faults"]
+    ]
     if document["last_drill"]:
         lines.append(f"Last drill: {document['last_drill']['verdict']}, evidence {document['last_drill']['evidence']}")
     return Group(*lines)
+
+
+def _readiness(service: dict[str, Any]) -> RenderableType:
+    """One line: what the last look at everything that its loss would need has found."""
+    from rich.text import Text
+
+    kept = service["readiness"]
+    if kept is None:
+        return Text(f"{service['service']}: readiness was never checked; see ninelives readiness", style="yellow")
+    said = "ready for a loss" if kept["state"] == "pass" else f"not ready for a loss: {kept['reason']}"
+    style = {"pass": "green", "fail": "red"}.get(kept["state"], "yellow")
+    return Text(f"{service['service']}: {said} (checked {kept['checked_at'][:19]} UTC)", style=style)

@@ -70,7 +70,8 @@ def compile_gateway(
         CLUSTERS: _discovery("config.cluster.v3.Cluster", [_cluster(service, folder) for service in estate.services]),
     }
     for service in estate.services:
-        assignment = _assignment(service, serving_sites(service, state), endpoints)
+        shares = state.shares.get(service.name, {})
+        assignment = _assignment(service, serving_sites(service, state), endpoints, shares)
         files[endpoints_file(service.name)] = _discovery("config.endpoint.v3.ClusterLoadAssignment", [assignment])
     return files
 
@@ -392,8 +393,16 @@ def _cluster(service: Service, folder: Path) -> Document:
     }
 
 
+def _weight(shares: Mapping[str, int], site: str, replicas: int) -> Document:
+    """A replica's part of its site's share; Envoy takes weights from 1 on, whatever they add up to."""
+    return {"load_balancing_weight": max(1, shares[site] * 100 // replicas)} if site in shares else {}
+
+
 def _assignment(
-    service: Service, serving: Sequence[str], endpoints: Mapping[str, Sequence[tuple[str, int]]]
+    service: Service,
+    serving: Sequence[str],
+    endpoints: Mapping[str, Sequence[tuple[str, int]]],
+    shares: Mapping[str, int],
 ) -> Document:
     return {
         "cluster_name": service.name,
@@ -405,6 +414,7 @@ def _assignment(
                         "endpoint": {"address": _address(address)},
                         "health_status": "HEALTHY" if site in serving else "UNHEALTHY",
                         "metadata": {"filter_metadata": {"ninelives": {"site": site}}},
+                        **_weight(shares, site, len(endpoints.get(site, ()))),
                     }
                     for address in endpoints.get(site, ())
                 ],

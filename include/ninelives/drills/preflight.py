@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninelives.drills.scenario import Drill, find_scenario
+from ninelives.drills.scenario import Drill
+from ninelives.drills.scenarios import find_scenario
 from ninelives.errors import NinelivesError, Refused
-from ninelives.estate import Estate, Mode, Service
+from ninelives.estate import Estate, Service
 from ninelives.injections import open_injections
 from ninelives.ports import GatewayState, Systems
 from ninelives.probing.measure import steady_state
 from ninelives.probing.records import BAD, read_heartbeat, read_probes
-from ninelives.recovery.failover import find_readiness
 
 STEADY_FOR = timedelta(seconds=30)
 """How long before a drill the answers must have been good: long enough to average 600 probes at the default rate."""
@@ -33,16 +33,21 @@ class Preflight:
     survivors: tuple[str, ...]
 
 
-def resolve_site(estate: Estate, state: GatewayState, service_name: str, site: str) -> str:
-    """``active`` means the site that serves now: for an active-active service its first open one.
+def resolve_site(estate: Estate, state: GatewayState, service_name: str, site: str, scenario: str = "site-loss") -> str:
+    """``active`` means the site that serves now: for an active-active service its first open one. Nothing means the one
+    that the scenario usually strikes. Empty for a scenario that is not about one site.
 
-    :raises Refused: the estate knows no such service or site
+    :raises Refused: the estate knows no such scenario, service or site
     """
-    service = estate.service_by_name.get(service_name)
+    chosen, service = find_scenario(scenario), estate.service_by_name.get(service_name)
     if service is None:
         raise Refused("drill", [f"there is no service {service_name!r}; there are {', '.join(estate.service_by_name)}"])
+    if not chosen.name.at_a_site:
+        return ""
     if site == "active":
         return state.active[service.name][0]
+    if not site:
+        return chosen.usual_site(estate, state, service)
     if site not in service.sites:
         raise Refused("drill", [f"{service.name} is not at site {site!r}; it is at {', '.join(service.sites)}"])
     return site
@@ -59,7 +64,7 @@ def check_preflight(systems: Systems, drill: Drill, now: datetime | None = None)
     service = estate.service_by_name[drill.service]
     survivors = scenario.survivors(estate, state, drill)
     reasons: list[str] = []
-    for look in (_others, _sites, _standbys, _answers, _budget):
+    for look in (_others, _sites, _scenario, _answers, _budget):
         try:
             reasons += look(systems, drill, service, state, now)
         except NinelivesError as error:
@@ -73,35 +78,23 @@ def _others(systems: Systems, drill: Drill, service: Service, state: GatewayStat
     names = ["drill", *(f"service:{name}" for name in systems.estate.service_by_name)]
     held = [lease for name in names if (lease := ledger.current_lease(name)) and lease.holder != drill.id]
     return [f"{lease.name} is held by {lease.holder} until {lease.expires_at:%H:%M:%S} UTC" for lease in held] + [
-        f"{one.scenario} of {one.site} is not undone yet ({one.id})"
+        f"{one.scenario} of {one.site or one.service} is not undone yet ({one.id})"
         for one in open_injections(systems.home)
         if one.id != drill.id
     ]
 
 
 def _sites(systems: Systems, drill: Drill, service: Service, state: GatewayState, now: datetime) -> list[str]:
-    """A site is away already, or nobody would be left."""
-    gateway = systems.gateway()
-    reasons = [f"{site} is closed at the gateway" for site in sorted(state.closed_sites)]
-    if service.mode is Mode.ACTIVE_PASSIVE and drill.site not in state.active[service.name]:
-        reasons.append(f"{service.name} is served from {', '.join(state.active[service.name])}, not from {drill.site}")
-    for other in systems.estate.services_at(drill.site):
-        if other.mode is Mode.ACTIVE_ACTIVE:
-            healthy = {site: n for site, n in gateway.healthy_sites(other.name).items() if site != drill.site and n}
-            if not healthy:
-                reasons.append(f"{other.name} has no healthy replica outside {drill.site}")
-    return reasons
+    """A site is away already."""
+    return [f"{site} is closed at the gateway" for site in sorted(state.closed_sites)]
 
 
-def _standbys(systems: Systems, drill: Drill, service: Service, state: GatewayState, now: datetime) -> list[str]:
-    """No standby could take over, or its data is behind the RPO."""
-    reasons = []
-    for one in systems.estate.services_at(drill.site):
-        if one.mode is not Mode.ACTIVE_PASSIVE or drill.site not in state.active[one.name]:
-            continue
-        standbys = [find_readiness(systems, one, site) for site in one.sites if site != drill.site]
-        if not any(standby.eligible and not standby.warnings for standby in standbys):
-            reasons += [why for standby in standbys for why in (*standby.reasons, *standby.warnings)]
+def _scenario(systems: Systems, drill: Drill, service: Service, state: GatewayState, now: datetime) -> list[str]:
+    """What the scenario itself needs, and whether it can be done from here at all."""
+    scenario = find_scenario(drill.scenario)
+    reasons = scenario.reasons(systems, drill, state)
+    if not reasons:
+        scenario.plan(systems, drill)
     return reasons
 
 

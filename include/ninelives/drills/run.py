@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ninelives.drills.scenario import Drill, find_scenario
+from ninelives.drills.promises import CHECK, came_back, check_key, judge_check, judge_promises
+from ninelives.drills.scenario import Drill, Promise
+from ninelives.drills.scenarios import find_scenario
+from ninelives.drills.state import has_returned, keep_before, state_facts
 from ninelives.errors import Refused, Unavailable
 from ninelives.evidence.anchor import anchor
-from ninelives.injections import Injection, close_injection, find_injection, open_injection
+from ninelives.injections import (
+    Flipped,
+    Injection,
+    begin_undo,
+    close_injection,
+    find_injection,
+    mark_lost,
+    open_injection,
+)
 from ninelives.ports import Lease, Record, Systems
 from ninelives.probing.measure import measure_loss
 from ninelives.probing.records import Heartbeat, read_heartbeat, read_probes, wait_until_complete
@@ -26,38 +38,45 @@ AFTERMATH = timedelta(seconds=5)
 
 
 def inject_fault(systems: Systems, drill: Drill) -> Injection:
-    """Take the drill lease, write the injection down, and inject. All or nothing: a failure undoes its own part.
+    """Take the drill lease, write down what will be broken and what the estate is like, and break it.
 
-    Repeated by the same drill after a kill it goes on with the injection that it finds.
+    All or nothing: a failure undoes its own part. Repeated by the same drill after a kill it goes on with the injection
+    that it finds; the loss then counts from that injection's beginning, so that no outage is understated.
 
     :raises Refused: another drill holds the lease, or this drill is over
     """
-    policy, ledger = systems.estate.drills, systems.ledger()
-    before = find_injection(systems.home, drill.id)
-    if before is not None and before.undone_at is not None:
-        raise Refused("drill", [f"{drill.id} was undone at {before.undone_at:%H:%M:%S} UTC by {before.undone_by}"])
+    policy, ledger, home = systems.estate.drills, systems.ledger(), systems.home
+    before = find_injection(home, drill.id)
+    if before is not None and before.over:
+        when = before.undone_at or before.undoing_at
+        raise Refused("drill", [f"{drill.id} was undone at {when:%H:%M:%S} UTC by {before.undone_by or 'somebody'}"])
     lease = ledger.take_lease("drill", drill.id, policy.max_duration + LEASE_MARGIN)
+    if before is not None and before.lost_at is not None:
+        return before
+    try:
+        injection = before or _planned(systems, drill)
+        keep_before(systems, injection)
+        open_injection(home, injection)
+        instants = [systems.faults().inject(fault) for fault in injection.to_undo]
+        return mark_lost(home, drill.id, before.started_at if before else min(instants))
+    except BaseException:
+        undo_fault(systems, drill, by="failed injection")
+        ledger.release_lease(lease)
+        raise
+
+
+def _planned(systems: Systems, drill: Drill) -> Injection:
+    faults = find_scenario(drill.scenario).plan(systems, drill)
     now = datetime.now(UTC)
-    injection = before or Injection(
+    return Injection(
         id=drill.id,
         scenario=drill.scenario,
         site=drill.site,
         service=drill.service,
         started_at=now,
-        expires_at=now + policy.max_duration,
+        expires_at=now + systems.estate.drills.max_duration,
+        faults=faults,
     )
-    if injection.lost_at is not None:
-        return injection
-    try:
-        open_injection(systems.home, injection)
-        lost_at = find_scenario(drill.scenario).inject(systems, drill)
-        injection = injection.model_copy(update={"lost_at": lost_at})
-        open_injection(systems.home, injection)
-    except BaseException:
-        undo_fault(systems, drill, by="failed injection")
-        ledger.release_lease(lease)
-        raise
-    return injection
 
 
 def undo_fault(systems: Systems, drill: Drill, *, by: str) -> None:
@@ -65,14 +84,58 @@ def undo_fault(systems: Systems, drill: Drill, *, by: str) -> None:
 
     A drill that has written down no injection took nothing away: what is gone is another one's, or really lost.
     """
-    if find_injection(systems.home, drill.id) is None:
+    injection = begin_undo(systems.home, drill.id)
+    if injection is None:
         return
-    find_scenario(drill.scenario).clean_up(systems, drill)
+    for fault in injection.to_undo:
+        systems.faults().undo(fault)
     close_injection(systems.home, drill.id, by=by)
 
 
-def measure_data_loss(systems: Systems, drill: Drill) -> dict[str, Any]:
+def run_check(systems: Systems, drill: Drill) -> dict[str, Any] | None:
+    """Let the estate's own check look at what was broken, where nothing else would start it before the drill is over.
+
+    Bits rot and records arrive without telling anybody: the drill starts what the calendar or a person would start, and
+    leaves what it said in the ledger. ``None`` for a scenario whose recovery starts by itself.
+    """
+    ledger, key = systems.ledger(), check_key(drill)
+    if (known := ledger.written(key)) is not None:
+        return dict(known.facts)
+    injection = find_injection(systems.home, drill.id)
+    if injection is None or injection.lost_at is None:
+        raise Refused("drill", [f"{drill.id} has not injected anything"])
+    found = find_scenario(drill.scenario).check(systems, drill)
+    if found is None:
+        return None
+    seconds = (datetime.now(UTC) - injection.lost_at).total_seconds()
+    held = {one.key: _held(systems, one) for one in injection.faults if isinstance(one, Flipped)}
+    facts = {**found, "seconds": seconds, "verdict": str(judge_check(injection, found, held))}
+    return dict(ledger.append(CHECK, drill.subject, facts, once=key).facts)
+
+
+def _held(systems: Systems, fault: Flipped) -> str | None:
+    data = systems.store(fault.site).get(fault.bucket, fault.key)
+    return None if data is None else hashlib.sha256(data).hexdigest()
+
+
+def is_back(systems: Systems, drill: Drill) -> bool:
+    """Whether the estate is as it was before the drill, and what can only hold after the return holds.
+
+    :raises Unavailable: it cannot be found out
+    """
+    injection = find_injection(systems.home, drill.id)
+    if injection is not None:
+        for promise in find_scenario(drill.scenario).promises:
+            late = promise in (Promise.REGISTRY, Promise.COPIES, Promise.WRITES)
+            if late and came_back(promise, systems, drill, injection) != "met":
+                return False
+    return has_returned(systems, drill, injection)
+
+
+def measure_data_loss(systems: Systems, drill: Drill) -> dict[str, Any] | None:
     """Which acknowledged writes the survivors have, while the site is away: afterwards the lost site fills the gap.
+
+    ``None`` for a scenario that loses no store.
 
     :return: of the drilled service's dataset: ``rpo_seconds`` (``None``: no acknowledged write survived),
         ``lost_writes`` (how many) and ``last_survivor`` (key)
@@ -80,6 +143,8 @@ def measure_data_loss(systems: Systems, drill: Drill) -> dict[str, Any]:
     injection = find_injection(systems.home, drill.id)
     if injection is None or injection.lost_at is None:
         raise Refused("drill", [f"{drill.id} has not injected anything"])
+    if Promise.RPO not in find_scenario(drill.scenario).promises:
+        return None
     dataset = systems.estate.dataset_of(systems.estate.service_by_name[drill.service])
     acks = [ack for ack in read_acks(systems.home.feed / JOURNAL) if ack.dataset == dataset.name]
     hashes: dict[str, str] = {}
@@ -98,8 +163,7 @@ def record_refusal(systems: Systems, drill: Drill, reasons: Sequence[str], *, ru
     """Leave evidence of a drill that was not started, and why."""
     ledger, key = systems.ledger(), f"drill/{drill.id}"
     facts = {"outcome": "refused", "verdict": "unknown", "reasons": list(reasons), "run": run}
-    subject = f"{drill.scenario}/{drill.service}/{drill.site}"
-    return ledger.written(key) or ledger.append("drill", subject, facts, once=key)
+    return ledger.written(key) or ledger.append("drill", drill.subject, facts, once=key)
 
 
 def record_drill(
@@ -113,7 +177,7 @@ def record_drill(
     ledger, key = systems.ledger(), f"drill/{drill.id}"
     record = ledger.written(key) or ledger.append(
         "drill",
-        f"{drill.scenario}/{drill.service}/{drill.site}",
+        drill.subject,
         {"run": run, "problem": problem, **_facts(systems, drill, data_loss, problem)},
         once=key,
     )
@@ -148,32 +212,31 @@ def _measure(
         for service in systems.estate.services
     }
     objective = systems.estate.service_by_name[drill.service].objective
-    felt = impacts[drill.service]
-    verdicts = {
-        "rto": str(felt.verdict(objective.rto)),
-        "rpo": _rpo_verdict(data_loss, objective.rpo),
-    }
-    overall = "missed" if "missed" in verdicts.values() else "unknown" if "unknown" in verdicts.values() else "met"
+    scenario = find_scenario(drill.scenario)
+    verdicts = judge_promises(systems, scenario, drill, injection, impacts, data_loss)
+    state = state_facts(systems, injection)
+    check = systems.ledger().written(check_key(drill))
     return {
         "outcome": "measured",
         "lost_at": lost_at.isoformat(),
         "restored_at": injection.undone_at.isoformat() if injection.undone_at else None,
         "restored_by": injection.undone_by,
+        "broken": [fault.model_dump(mode="json", exclude={"hex"}) for fault in injection.to_undo],
         "objective": {"rto_seconds": objective.rto.total_seconds(), "rpo_seconds": objective.rpo.total_seconds()},
         "rpo_seconds": data_loss["rpo_seconds"] if data_loss else None,
         "data_loss": dict(data_loss) if data_loss else None,
         "felt": {name: impact.facts() for name, impact in impacts.items()},
         "recovery": _recovery(systems, drill, lost_at),
+        "check": dict(check.facts) if check else None,
+        "state": dict(state),
         "verdicts": verdicts,
-        "verdict": overall,
+        "verdict": overall([*verdicts.values(), state["verdict"]]),
     }
 
 
-def _rpo_verdict(data_loss: Mapping[str, Any] | None, rpo: timedelta) -> str:
-    if data_loss is None:
-        return "unknown"
-    seconds = data_loss["rpo_seconds"]  # None: not one acknowledged write survived
-    return "met" if seconds is not None and seconds <= rpo.total_seconds() else "missed"
+def overall(verdicts: Sequence[str]) -> str:
+    """Missed where anything was missed, met only where everything was met."""
+    return "missed" if "missed" in verdicts else "unknown" if "unknown" in verdicts or not verdicts else "met"
 
 
 def wait_for_probes(folder: Path, until: datetime) -> Heartbeat:

@@ -1,14 +1,16 @@
-"""What can be broken on purpose. A scenario injects one fault and undoes it; it never helps the recovery."""
+"""What a drill is, and what every scenario says about itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, ClassVar
 
-from ninelives.errors import Refused
-from ninelives.estate import Estate, Mode
+from ninelives.estate import Estate, Service
+from ninelives.estate.model import ScenarioName
+from ninelives.injections import Fault
 from ninelives.ports import GatewayState, Systems
 
 
@@ -20,51 +22,71 @@ class Drill:
     scenario: str
     service: str
     site: str
+    """Empty where the scenario is not about one site."""
+
+    @property
+    def subject(self) -> str:
+        """Of its evidence."""
+        return f"{self.scenario}/{self.service}/{self.site}".rstrip("/")
 
 
-class Scenario(Protocol):
-    """A fault with its steady state, abort condition and certain clean-up; each step may be repeated."""
+class Promise(StrEnum):
+    """What must hold in a drill, each judged from measurement alone (``ninelives.drills.promises``)."""
 
-    name: str
+    RTO = "rto"
+    """Lasting correct answers of the drilled service, within its RTO."""
+    RPO = "rpo"
+    """The acknowledged writes that survived, within its RPO."""
+    USERS = "users"
+    """No user of any service felt anything."""
+    REPAIRED = "repaired"
+    """The estate's own check found the damage, named it and repaired it."""
+    QUARANTINED = "quarantined"
+    """Every record that breaks the contract waits in quarantine with its reason, and none was landed."""
+    REGISTRY = "registry"
+    """The registry answers again."""
+    COPIES = "copies"
+    """The copy has caught up: it is within its RPO."""
+    WRITES = "writes"
+    """Writes go on where they stopped, and none is missing."""
+
+
+class Scenario:
+    """A fault with its steady state, its abort condition and what must hold; each step may be repeated.
+
+    It breaks nothing itself: ``plan`` says what is to be broken, the plan is written down, and whatever the journal
+    says is injected and undone through ``ports.FaultControl``.
+    """
+
+    name: ClassVar[ScenarioName]
+    breaks: ClassVar[str]
+    """What happens, for people."""
+    promises: ClassVar[tuple[Promise, ...]]
+    hold: ClassVar[timedelta] = timedelta(0)
+    """How long the fault is kept at least, where nothing tells when it may end."""
+
+    def usual_site(self, estate: Estate, state: GatewayState, service: Service) -> str:
+        """Where it strikes unless somebody says otherwise: the first open site that serves."""
+        return state.active[service.name][0]
 
     def survivors(self, estate: Estate, state: GatewayState, drill: Drill) -> tuple[str, ...]:
         """Services that must stay correct throughout: the drill stops at once when they do not."""
-        ...
+        return tuple(service.name for service in estate.services)
 
-    def inject(self, systems: Systems, drill: Drill) -> datetime:
-        """Do it, and return the instant at which it took effect (UTC)."""
-        ...
+    def reasons(self, systems: Systems, drill: Drill, state: GatewayState) -> list[str]:
+        """What of this scenario's own steady state is not as it should be before it starts."""
+        return []
 
-    def clean_up(self, systems: Systems, drill: Drill) -> None:
-        """Undo it; undoing what was never done is not an error."""
-        ...
+    def plan(self, systems: Systems, drill: Drill) -> tuple[Fault, ...]:
+        """Exactly what is to be broken; looks, and changes nothing.
 
+        :raises Refused: it cannot be broken from here
+        """
+        raise NotImplementedError
 
-class SiteLoss:
-    """Every process of a site is killed, storage included; its disk is kept."""
+    def check(self, systems: Systems, drill: Drill) -> Mapping[str, Any] | None:
+        """Start the estate's own check where nothing else would start it in time, and return what it found.
 
-    name = "site-loss"
-
-    def survivors(self, estate: Estate, state: GatewayState, drill: Drill) -> tuple[str, ...]:
-        # An active-active service keeps its other sites; an active-passive one survives when it is active elsewhere.
-        return tuple(
-            service.name
-            for service in estate.services
-            if service.mode is Mode.ACTIVE_ACTIVE or drill.site not in state.active[service.name]
-        )
-
-    def inject(self, systems: Systems, drill: Drill) -> datetime:
-        return systems.control(drill.site).lose()
-
-    def clean_up(self, systems: Systems, drill: Drill) -> None:
-        systems.control(drill.site).restore()
-
-
-SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in (SiteLoss(),)}
-
-
-def find_scenario(name: str) -> Scenario:
-    """:raises Refused: there is no such scenario"""
-    if name not in SCENARIOS:
-        raise Refused("drill", [f"there is no scenario {name!r}; there are {', '.join(SCENARIOS)}"])
-    return SCENARIOS[name]
+        ``None`` for a scenario whose recovery starts by itself.
+        """
+        return None

@@ -5,8 +5,9 @@ cannot be kept together.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 
-from ninelives.estate.cron import check_cron
+from ninelives.estate.cron import check_cron, longest_gap
 from ninelives.estate.document import Loc, format_path
 from ninelives.estate.explain import closest
 from ninelives.estate.model import (
@@ -20,6 +21,7 @@ from ninelives.estate.model import (
     Right,
     Role,
     Service,
+    Vault,
 )
 from ninelives.estate.residency import residency_breach
 from ninelives.estate.streams import contract_problems
@@ -74,6 +76,9 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
     for index, number in _repeated([backfill.dag for backfill in estate.backfills]):
         yield ("backfills", index, "dag"), f"is named in backfills[{number}] already; remove one"
     yield from _requests(estate)
+    yield from _backups(estate, broken)
+    yield from _licences(estate, broken)
+    yield from _failback(estate, broken)
     if "drills" not in broken:
         yield from _drills(estate, estate.drills, broken)
 
@@ -117,8 +122,79 @@ def _engines(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
             )
 
 
+def _backups(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
+    """A vault that is not apart, a key in the wrong hands, and promises about backups that their schedule breaks."""
+    vault, backups = estate.vault, estate.backups
+    if backups is None and vault is not None and "backups" not in broken:
+        yield ("vault",), "nothing is backed up into it; declare backups, or remove it"
+    if vault is not None:
+        yield from _vault(estate, vault, broken)
+    if backups is None:
+        return
+    if vault is None and "vault" not in broken:
+        yield ("backups",), "there is no vault to keep them in; declare one with its site and its keeper"
+    gaps = {}
+    for key in ("schedule", "verify"):
+        try:
+            gaps[key] = longest_gap(getattr(backups, key))
+        except ValueError as error:
+            yield ("backups", key), f'{error}; for every night at 2:30 UTC write "30 2 * * *"'
+    if "schedule" in gaps and backups.rpo <= gaps["schedule"]:
+        yield (
+            ("backups", "rpo"),
+            f"{format_duration(backups.rpo)} cannot be kept by a backup that is made every "
+            f"{format_duration(gaps['schedule'])} at the least, and takes time; promise more, or back up more often",
+        )
+    if "verify" in gaps and backups.verify_within <= gaps["verify"]:
+        yield (
+            ("backups", "verify_within"),
+            f"{format_duration(backups.verify_within)} cannot be kept by a proof that is made every "
+            f"{format_duration(gaps['verify'])} at the least; allow more, or verify more often",
+        )
+    keep = backups.retention
+    if keep.every < backups.rpo:
+        yield (
+            ("backups", "retention", "every"),
+            f"{format_duration(keep.every)} is shorter than the rpo ({format_duration(backups.rpo)}); keep more",
+        )
+    steps = [("every", keep.every), ("daily", keep.daily), ("weekly", keep.weekly), ("monthly", keep.monthly)]
+    for (shorter, before), (longer, after) in pairwise(steps):
+        if after < before:
+            yield (
+                ("backups", "retention", longer),
+                f"{format_duration(after)} is shorter than {shorter} ({format_duration(before)}), and so never counts; "
+                "make it longer",
+            )
+
+
+def _vault(estate: Estate, vault: Vault, broken: Collection[str]) -> Iterator[Finding]:
+    if vault.site in estate.site_by_name:
+        yield ("vault", "site"), f"{vault.site} is a site, and backups there are lost with it; name another place"
+    for dataset in estate.datasets if "sites" not in broken else ():
+        if dataset.residency and vault.region not in dataset.residency:
+            where = f"is in {vault.region}" if vault.region else "names no region"
+            yield (
+                ("vault", "region"),
+                f"dataset {dataset.name}, and the models made of it, may not leave {', '.join(dataset.residency)}, and "
+                f"the vault {where}; name another vault, or the region of this one",
+            )
+    if "people" in broken:
+        return
+    roles = {person.name: person.roles for person in estate.people}
+    if vault.keeper not in roles:
+        hint = closest(vault.keeper, roles)
+        yield ("vault", "keeper"), f"{vault.keeper} is not declared below people; declare or correct the name: {hint}"
+    elif Role.KEEPER not in roles[vault.keeper]:
+        yield ("vault", "keeper"), f"{vault.keeper} does not have the role keeper; give it to them, or name another"
+    elif Role.OPERATOR in roles[vault.keeper]:
+        yield (
+            ("vault", "keeper"),
+            f"{vault.keeper} is an operator too: who runs the estate could remove its backups; name another",
+        )
+
+
 def _repeated_names(estate: Estate) -> Iterator[Finding]:
-    for part in ("people", "sites", "datasets", "models", "services", "streams", "tables"):
+    for part in ("people", "sites", "datasets", "models", "services", "streams", "tables", "licences"):
         names = [item.name for item in getattr(estate, part)]
         for index, first in _repeated(names):
             yield (part, index, "name"), f"{names[index]} is the name of {part}[{first}] already; choose another"
@@ -129,6 +205,11 @@ def _repeated_names(estate: Estate) -> Iterator[Finding]:
         *((("people", index, "roles"), person.roles) for index, person in enumerate(estate.people)),
         *((("datasets", index, "copies"), dataset.copies) for index, dataset in enumerate(estate.datasets)),
         *((("services", index, "sites"), service.sites) for index, service in enumerate(estate.services)),
+        *(
+            (("licences", index, part), getattr(licence, part))
+            for index, licence in enumerate(estate.licences)
+            for part in ("sites", "models", "services")
+        ),
     ]
     for loc, values in lists:
         for index, _ in _repeated(values):
@@ -171,10 +252,17 @@ def _references(estate: Estate) -> Iterator[tuple[Loc, str, str]]:
             yield ("services", index, "sites", number), site, "sites"
 
 
+def _licence_references(estate: Estate) -> Iterator[tuple[Loc, str, str]]:
+    for index, licence in enumerate(estate.licences):
+        for part in ("sites", "models", "services"):
+            for number, name in enumerate(getattr(licence, part)):
+                yield ("licences", index, part, number), name, part
+
+
 def _unknown_references(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
-    parts = ("people", "sites", "datasets", "models")
+    parts = ("people", "sites", "datasets", "models", "services")
     declared = {part: {item.name for item in getattr(estate, part)} for part in parts}
-    for loc, name, part in _references(estate):
+    for loc, name, part in (*_references(estate), *_licence_references(estate)):
         if part not in broken and name not in declared[part]:
             if part == "datasets" and name in estate.table_by_name:
                 yield loc, f"{name} is a table, of which no copies are kept; name a dataset"
@@ -253,6 +341,53 @@ def _service(estate: Estate, service: Service) -> Iterator[Finding]:
             )
 
 
+def _licences(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
+    """Licences that nobody needs, and services that could not be moved for want of one."""
+    if {"services", "models", "sites"} & set(broken):
+        return
+    for index, licence in enumerate(estate.licences):
+        if not licence.models and not licence.services:
+            yield ("licences", index), "names neither models nor services, so nothing needs it; say what does"
+        needing = [service for service in estate.services if licence in estate.licences_of(service)]
+        for service in needing:
+            for site in service.sites:
+                if licence.sites and site not in licence.sites:
+                    yield (
+                        ("licences", index, "sites"),
+                        f"{service.name} may be served from {site}, where it is not valid: a failover there would be "
+                        "refused; buy it for that site, or take the site from the service",
+                    )
+        for number, site in enumerate(licence.sites):
+            if needing and site in estate.site_names and not any(site in service.sites for service in needing):
+                yield (
+                    ("licences", index, "sites", number),
+                    f"nothing that needs it is served from {site}; remove the site, or name what runs there",
+                )
+        home = sum(len(service.sites) if service.mode is Mode.ACTIVE_ACTIVE else 1 for service in needing)
+        spare = licence.each if any(service.mode is Mode.ACTIVE_PASSIVE for service in needing) else 0
+        if licence.seats < home * licence.each:
+            yield (
+                ("licences", index, "seats"),
+                f"{licence.seats} are fewer than the {home * licence.each} that its services take before anything is "
+                "lost; buy more, or name fewer services",
+            )
+        elif licence.seats < home * licence.each + spare and licence.grace is None:
+            yield (
+                ("licences", index, "seats"),
+                f"{licence.seats} are all taken before anything is lost, so every failover would be refused; "
+                f"buy {licence.each} more, or declare the grace that the vendor gives",
+            )
+
+
+def _failback(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
+    policy = estate.recovery.failback
+    if list(policy.shares) != sorted(set(policy.shares)):
+        yield ("recovery", "failback", "shares"), "must grow from step to step; write them in order, each once"
+    if policy.approval is Approval.FOUR_EYES and "people" not in broken:
+        for _, message in _four_eyes(estate):
+            yield ("recovery", "failback", "approval"), message
+
+
 def _kind(value: Value) -> str:
     match value:
         case bool():
@@ -304,6 +439,7 @@ def _drills(estate: Estate, drills: DrillPolicy, broken: Collection[str]) -> Ite
             check_cron(drills.schedule)
         except ValueError as error:
             yield ("drills", "schedule"), f'{error}; for every night at 3:00 UTC write "0 3 * * *"'
+    yield from _calendar(estate, drills, broken)
     if "people" not in broken:
         yield from _drill_people(estate, drills)
     if not estate.services:
@@ -325,15 +461,40 @@ def _drills(estate: Estate, drills: DrillPolicy, broken: Collection[str]) -> Ite
         )
 
 
+def _calendar(estate: Estate, drills: DrillPolicy, broken: Collection[str]) -> Iterator[Finding]:
+    """Planned drills that cannot be carried out."""
+    plans = [f"{one.scenario} of {one.service}{f' at {one.site}' if one.site else ''}" for one in drills.calendar]
+    for index, first in _repeated(plans):
+        yield ("drills", "calendar", index), f"{plans[index]} is planned in calendar[{first}] already; remove one"
+    for index, one in enumerate(drills.calendar):
+        loc: Loc = ("drills", "calendar", index)
+        service = estate.service_by_name.get(one.service)
+        if service is None:
+            if "services" not in broken:
+                hint = closest(one.service, estate.service_by_name)
+                yield (*loc, "service"), f"{one.service} is not declared below services; correct the name: {hint}"
+            continue
+        if one.site is None:
+            continue
+        if not one.scenario.at_a_site:
+            yield (*loc, "site"), f"{one.scenario} is not about one site; leave site out"
+        elif one.site not in service.sites:
+            yield (*loc, "site"), f"{service.name} is not at {one.site}; name one of {', '.join(service.sites)}"
+
+
 def _drill_people(estate: Estate, drills: DrillPolicy) -> Iterator[Finding]:
-    operators, approvers = set(estate.people_with(Role.OPERATOR)), set(estate.people_with(Role.APPROVER))
-    if not operators:
+    if not estate.people_with(Role.OPERATOR):
         yield ("people",), "nobody has the role operator, so nobody may run a drill or a failover; give it to someone"
-    elif drills.approval is not Approval.FOUR_EYES:
-        return
-    elif not approvers:
+    elif drills.approval is Approval.FOUR_EYES:
+        yield from _four_eyes(estate)
+
+
+def _four_eyes(estate: Estate) -> Iterator[Finding]:
+    """Two people are needed who may."""
+    operators, approvers = set(estate.people_with(Role.OPERATOR)), set(estate.people_with(Role.APPROVER))
+    if not approvers:
         yield ("drills", "approval"), "four-eyes needs an approver, and nobody has that role; give it to someone"
-    elif not any(operator != approver for operator in operators for approver in approvers):
+    elif operators and not any(operator != approver for operator in operators for approver in approvers):
         yield (
             ("drills", "approval"),
             f"four-eyes needs two people, and {min(operators)} is the only operator and the only approver; "

@@ -13,7 +13,7 @@ from ninelives.errors import EstateError, EstateProblem
 from ninelives.estate.check import Finding, find_contradictions
 from ninelives.estate.document import MAX_PROBLEMS, Document, Loc, format_path, read_document
 from ninelives.estate.explain import explain
-from ninelives.estate.model import Dataset, DrillPolicy, Estate, Model, Person, Service, Site, Table
+from ninelives.estate.model import Dataset, DrillPolicy, Estate, Licence, Model, Person, Service, Site, Table
 from ninelives.estate.streams import Stream
 
 _ITEMS: dict[str, type[BaseModel]] = {
@@ -24,6 +24,7 @@ _ITEMS: dict[str, type[BaseModel]] = {
     "services": Service,
     "streams": Stream,
     "tables": Table,
+    "licences": Licence,
 }
 
 

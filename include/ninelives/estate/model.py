@@ -5,14 +5,14 @@ Endpoints and secrets are not here: they live in Connections named ``ninelives_<
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from enum import StrEnum
 from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ninelives.estate.streams import Stream
-from ninelives.estate.units import DagId, Duration, Name, Principal, Ratio, TableName, Value
+from ninelives.estate.units import DagId, Duration, Name, Percent, Principal, Ratio, TableName, Value
 
 
 class Declared(BaseModel):
@@ -24,6 +24,8 @@ class Declared(BaseModel):
 class Role(StrEnum):
     OPERATOR = "operator"
     APPROVER = "approver"
+    KEEPER = "keeper"
+    """Holds the key that may remove backups, and none that may act on the estate."""
 
 
 class Mode(StrEnum):
@@ -60,6 +62,34 @@ class Engine(StrEnum):
 
     RCLONE = "rclone"
     DATASYNC = "datasync"
+
+
+class ScenarioName(StrEnum):
+    """What can be broken on purpose; ``ninelives.drills.scenarios`` says how, and how it is undone."""
+
+    SITE_LOSS = "site-loss"
+    REPLICA_KILLED = "replica-killed"
+    REPLICA_WEDGED = "replica-wedged"
+    GATEWAY_LOST = "gateway-lost"
+    REGISTRY_LOST = "registry-lost"
+    SLOW_STORE = "slow-store"
+    PARTITION = "partition"
+    CORRUPT_OBJECT = "corrupt-object"
+    CORRUPT_ARTEFACT = "corrupt-artefact"
+    PROVIDER_SILENT = "provider-silent"
+    PROVIDER_NONSENSE = "provider-nonsense"
+
+    @property
+    def at_a_site(self) -> bool:
+        """Whether it breaks something of one site, which can be chosen."""
+        return self not in (self.GATEWAY_LOST, self.REGISTRY_LOST, self.PROVIDER_SILENT, self.PROVIDER_NONSENSE)
+
+
+class GateEngine(StrEnum):
+    """What judges a dataset's files; the suite is the same, and the verdict on the same rows."""
+
+    DUCKDB = "duckdb"
+    SPARK = "spark"
 
 
 class Person(Declared):
@@ -101,6 +131,10 @@ class Dataset(Declared):
     copies: tuple[Name, ...] = Field(min_length=1, description="The sites that keep a verified copy.")
     rpo: Duration = Field(description="How much of the newest data may be lost with the primary site.")
     suite: Name = Field(description="Folder below expectations/ that holds the gate's suite.")
+    gate_engine: GateEngine = Field(
+        default=GateEngine.DUCKDB,
+        description="What judges it: duckdb within one process, spark where the connection ninelives_spark says.",
+    )
     verify_within: Duration = Field(
         default=timedelta(days=7), description="Every byte of a copy, and of its source, is read again within this."
     )
@@ -176,6 +210,15 @@ class Service(Declared):
     fallback: Fallback | None = None
 
 
+class PlannedDrill(Declared):
+    """A drill that is due again and again; each run of the drills' schedule takes the one longest overdue."""
+
+    scenario: ScenarioName
+    service: Name = Field(description="What is measured.")
+    site: Name | None = Field(default=None, description="Where; none: the site that the scenario is about just then.")
+    every: Duration = Field(description="How old the last measured drill of this kind may become.")
+
+
 class DrillPolicy(Declared):
     """Under which rules a deliberate loss may happen."""
 
@@ -183,6 +226,9 @@ class DrillPolicy(Declared):
     approval: Approval = Approval.FOUR_EYES
     max_duration: Duration = Field(description="The site comes back after this time whatever else happens.")
     min_good: Ratio = Field(description="Survivors' share of correct answers below which a drill stops at once.")
+    calendar: tuple[PlannedDrill, ...] = Field(
+        default=(), description="What the schedule runs; none: the loss of the first service's site each time."
+    )
 
 
 class Backfill(Declared):
@@ -209,6 +255,80 @@ class Backfill(Declared):
     )
 
 
+class Vault(Declared):
+    """The place apart where backups are kept: no site, and nobody who runs the estate may remove there."""
+
+    site: Name = Field(description="What the place is called; nothing is served from it.")
+    keeper: Name = Field(description="The person who holds the key that may remove.")
+    region: Name | None = Field(default=None, description="Where it is for the law, like eu-west-3.")
+
+
+class Retention(Declared):
+    """How long a backup stays in the vault; a backup that any of these wants stays."""
+
+    every: Duration = Field(default="7d", validate_default=True, description="Every backup stays this long.")
+    daily: Duration = Field(default="30d", validate_default=True, description="The last of each day.")
+    weekly: Duration = Field(default="90d", validate_default=True, description="The last of each week.")
+    monthly: Duration = Field(default="366d", validate_default=True, description="The last of each month.")
+
+
+class Backups(Declared):
+    """When the estate is backed up, how that is proven, and what the loss of everything may cost."""
+
+    schedule: str = Field(description="Cron expression in UTC.")
+    rpo: Duration = Field(description="How old the newest backup may become.")
+    rto: Duration = Field(description="All is lost: from asking the vault to everything restored and checked.")
+    verify: str = Field(description="Cron expression in UTC: when structure, bytes and a restore are tried.")
+    verify_within: Duration = Field(
+        default="7d", validate_default=True, description="Every byte in the vault is read again within this."
+    )
+    retention: Retention = Retention()
+
+
+class Failback(Declared):
+    """How a service goes back to the first of its sites after a failover."""
+
+    approval: Approval | None = Field(default=None, description="Who must agree; none given: as for a drill.")
+    after: Duration = Field(
+        default="5min", validate_default=True, description="How long the site must have been back before."
+    )
+    shares: tuple[Percent, ...] = Field(
+        default=(5, 25, 50), description="Percent of the traffic that goes back step by step before all of it."
+    )
+    hold: Duration = Field(
+        default="30s", validate_default=True, description="How long each step is watched before the next."
+    )
+
+
+class RecoveryPolicy(Declared):
+    """Under which rules traffic is moved by itself."""
+
+    failovers_per_hour: int = Field(
+        default=10, ge=1, le=1000, description="How often one service may be moved within an hour without a person."
+    )
+    failback: Failback = Failback()
+
+
+class Licence(Declared):
+    """The right to run what a vendor sells. Its seats are counted in the ledger; a standby takes them when it is
+    activated, and the site that a service has left gives them back.
+    """
+
+    name: Name
+    product: str = Field(min_length=1, max_length=200, description="What the vendor calls it.")
+    seats: int = Field(ge=1, le=1_000_000, description="How many were bought.")
+    each: int = Field(
+        default=1, ge=1, le=1_000_000, description="Seats that one service takes at one site: its replicas, say."
+    )
+    sites: tuple[Name, ...] = Field(default=(), description="Where it is valid; none: everywhere.")
+    models: tuple[Name, ...] = Field(default=(), description="Every service of these models needs it.")
+    services: tuple[Name, ...] = Field(default=(), description="And these services.")
+    expires: date = Field(description="The last day of its term, in UTC.")
+    grace: Duration | None = Field(
+        default=None, description="How long it may be used after its term, or with more seats than were bought."
+    )
+
+
 class Estate(Declared):
     """All that is declared. References between its parts are checked by ``ninelives.estate.check``."""
 
@@ -222,6 +342,10 @@ class Estate(Declared):
     streams: tuple[Stream, ...] = ()
     backfills: tuple[Backfill, ...] = ()
     tables: tuple[Table, ...] = ()
+    vault: Vault | None = None
+    backups: Backups | None = None
+    recovery: RecoveryPolicy = RecoveryPolicy()
+    licences: tuple[Licence, ...] = ()
     administrators: tuple[Principal, ...] = Field(
         default=(), description="Users and roles that may do everything at every site, and are not looked at."
     )
@@ -252,6 +376,14 @@ class Estate(Declared):
     @cached_property
     def site_by_name(self) -> dict[str, Site]:
         return {site.name: site for site in self.sites}
+
+    @cached_property
+    def licence_by_name(self) -> dict[str, Licence]:
+        return {licence.name: licence for licence in self.licences}
+
+    def licences_of(self, service: Service) -> tuple[Licence, ...]:
+        """Those that the service needs wherever it serves."""
+        return tuple(one for one in self.licences if service.name in one.services or service.model in one.models)
 
     @property
     def grants_in_failover(self) -> bool:

@@ -117,6 +117,8 @@ Ratio = Annotated[
         }
     ),
 ]
+Percent = Annotated[int, Field(ge=1, le=99)]
+"""A share that is neither nothing nor all."""
 DagId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,250}$")]
 """As Airflow allows it."""
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]

@@ -28,15 +28,21 @@ def check_declared(
     rows: int = 0,
     earlier: Sequence[int] = (),
 ) -> tuple[GateResult, Evaluation]:
-    """Judge what ``site`` has now of a dataset or a table; see ``check_dataset`` and ``check_table``."""
-    engine, clock = systems.expectations(), lambda: datetime.now(UTC)
+    """Judge what ``site`` has now of a dataset or a table; see ``check_dataset`` and ``check_table``.
+
+    :raises Refused: also where the engine that the dataset declares is not installed
+    """
+
+    def clock() -> datetime:
+        return datetime.now(UTC)
+
     if isinstance(declared, Table):
         return check_table(
             declared,
             suite,
             database=systems.connections.get(f"ninelives_{site}_database"),
             others=systems.estate.table_by_name,
-            engine=engine,
+            engine=systems.expectations(),
             clock=clock,
             interval=interval,
             rows=rows,
@@ -47,7 +53,7 @@ def check_declared(
         systems.store(site),
         suite,
         cache=systems.home.cache,
-        engine=engine,
+        engine=systems.expectations(declared.name),
         clock=clock,
         reread_bytes=reread_bytes,
         interval=interval,

@@ -94,14 +94,15 @@ def suggest(dataset: str, profile: Profile) -> dict[str, Any]:
 
 
 def look_at_copy(systems: Systems, dataset: str, site: str) -> Profile:
-    """What ``site`` holds of ``dataset`` now, every byte as its manifest says.
+    """What ``site`` holds of ``dataset`` (or a table) now, every byte as its manifest says.
 
     :raises Refused: there is no such copy, or it is not whole
     :raises Corrupted: its manifest cannot be trusted
-    :raises Unavailable: the store does not answer
+    :raises Unavailable: the store or the database does not answer
     """
-    if isinstance(declared_copy(systems, dataset, site), Table):
-        raise Refused(f"look at {dataset} at {site}", ["only files can be looked at; write the suite by hand"])
+    if isinstance(declared := declared_copy(systems, dataset, site), Table):
+        database = systems.connections.get(f"ninelives_{site}_database")
+        return systems.expectations().profile_table(declared.table, database=database)
     store = systems.store(site)
     manifest = read_manifest(store, dataset)
     if manifest is None or not manifest.objects:

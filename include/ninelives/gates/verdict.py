@@ -126,6 +126,10 @@ class ExpectationEngine(Protocol):
         """What is there to see, for a first suite; raises ``Refused`` where it cannot be read."""
         ...
 
+    def profile_table(self, table: str, *, database: Connection) -> Profile:
+        """The same of a table; raises ``Unavailable`` where the database does not answer, or does not let us in."""
+        ...
+
 
 @dataclass(frozen=True)
 class Failure:

@@ -19,8 +19,10 @@ from ninelives.estate.residency import residency_breach
 from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
 from ninelives.injections import open_injections
-from ninelives.ports import Answer, Lease, Record, Replica, Systems
+from ninelives.ports import Answer, Lease, Ledger, Record, Replica, Systems
+from ninelives.recovery.licences import Seats, release_seats, seats_answer, take_seats
 from ninelives.recovery.readiness import Readiness, StandbyFacts, choose_target, judge_readiness
+from ninelives.recovery.safety import current_freeze, too_many_failovers
 from ninelives.releases.golden import answers_match
 from ninelives.releases.publish import Release, newest_golden_version, read_release
 from ninelives.replication.acks import JOURNAL, read_acks
@@ -31,11 +33,39 @@ from ninelives.serving.warm_up import settle
 LEASE_TTL = timedelta(minutes=10)
 """Longer than any step may take: a step that outlives it is fenced off and fails."""
 
+FAILBACK = "failback/"
+"""With it begins the holder of a service's lease that is going back to its first site."""
+
+SHARE_TTL = timedelta(seconds=20)
+"""Longer than the gateway may take for one change of shares."""
+
 LASTING_ANSWERS = 3
 """Correct answers in a row through the gateway before a move counts as done."""
 
 ANSWER_DEADLINE = 15.0
 """Seconds that the gateway may take to serve the first correct answers after a move."""
+
+
+@dataclass(frozen=True)
+class FailbackPlan:
+    """What one failback will do: as small as a failover's plan, and handed on like it."""
+
+    service: str
+    dataset: str
+    source: str
+    """Where the service is now."""
+    target: str
+    """Its first site, where it goes back to."""
+    holder: str
+    planned_at: str
+    """ISO, UTC."""
+
+    @classmethod
+    def from_dict(cls, plan: Mapping[str, Any]) -> FailbackPlan:
+        return cls(**plan)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -76,13 +106,19 @@ def decide_failover(
     holder: str,
     declared_at: datetime,
     only: str | None = None,
+    by: str | None = None,
 ) -> list[FailoverPlan]:
     """Close ``lost_site``, and plan the failover of each active-passive service that it served.
+
+    What nobody has started stops at the safety rules: nothing is moved, and no site closed, while automation is frozen,
+    and no service is moved more often within an hour than the estate allows. Whoever starts it, no failover goes to a
+    site that is closed or in a drill, and the last open site that answers is not closed.
 
     :param reasons: why the site counts as lost, for the evidence
     :param holder: the run that does this; the same holder may repeat the step
     :param declared_at: when the site was declared lost
     :param only: restrict the failover to this service
+    :param by: the person who started it; ``None``: a declared loss did
     :raises Refused: a service cannot be moved, or this comes late: it was moved already. Each refusal is in the ledger
     """
     began = time.monotonic()
@@ -92,40 +128,86 @@ def decide_failover(
     key = f"loss/{lost_site}/{holder}"
     first_try = ledger.written(key) is None
     repeated = first_try and lost_site in gateway.state().closed_sites
-    closing = ledger.take_lease(f"site:{lost_site}", holder, LEASE_TTL)
-    if first_try:
-        ledger.append("loss", lost_site, {"reasons": list(reasons), "run": holder}, once=key)
-    gateway.close_site(lost_site, token=closing.token)
-    ledger.release_lease(closing)  # it only ordered the closing; the return of the site takes its own
+    frozen = None if by else current_freeze(ledger, estate)
+    served = [
+        service
+        for service in estate.services_at(lost_site)
+        if service.mode is Mode.ACTIVE_PASSIVE and only in (None, service.name)
+    ]
+    if frozen is None:
+        _close(systems, lost_site, reasons, holder, key if first_try else None, served)
+    else:
+        if first_try:
+            ledger.append("loss", lost_site, {"reasons": list(reasons), "run": holder, "frozen": True}, once=key)
+        why = f"{lost_site} is declared lost, and {frozen.sentence}: start fail_over with site {lost_site} by hand"
+        active = gateway.state().active
+        raise _refused(ledger, [one for one in served if lost_site in active[one.name]], lost_site, holder, [why])
 
     plans: list[FailoverPlan] = []
     refusals: list[str] = []
-    for service in estate.services_at(lost_site):
-        if service.mode is not Mode.ACTIVE_PASSIVE or only not in (None, service.name):
-            continue
+    for service in served:
         if not repeated and only is None and lost_site not in gateway.state().active[service.name]:
             continue  # only its standby is lost: users feel nothing, and there is nothing to move
         try:
-            plans.append(_plan(systems, service, lost_site, holder, declared_at))
+            plans.append(_plan(systems, service, lost_site, holder, declared_at, by))
         except Refused as refusal:
             refusals += refusal.reasons
-            if not ledger.written(key := f"failover/{service.name}/{holder}"):
-                facts = {"from": lost_site, "outcome": "refused", "reasons": list(refusal.reasons), "run": holder}
-                ledger.append("failover", service.name, facts, once=key)
+            _refused(ledger, [service], lost_site, holder, refusal.reasons)
     if refusals and not plans:
         raise Refused("failover", refusals)
     return [replace(plan, decided_in=time.monotonic() - began) for plan in plans]
 
 
-def _plan(systems: Systems, service: Service, lost_site: str, holder: str, declared_at: datetime) -> FailoverPlan:
+def _close(
+    systems: Systems, lost_site: str, reasons: Sequence[str], holder: str, key: str | None, served: Sequence[Service]
+) -> None:
+    """Have nobody send to the lost site any more; with ``key`` write down first that it is lost."""
+    ledger = systems.ledger()
+    closing = ledger.take_lease(f"site:{lost_site}", holder, LEASE_TTL)
+    try:
+        if key:
+            ledger.append("loss", lost_site, {"reasons": list(reasons), "run": holder}, once=key)
+        systems.gateway().close_site(lost_site, token=closing.token)
+    except Refused as refusal:
+        active = systems.gateway().state().active
+        moving = [service for service in served if lost_site in active[service.name]]
+        raise _refused(ledger, moving, lost_site, holder, refusal.reasons) from refusal
+    finally:
+        ledger.release_lease(closing)  # it only orders the closing; the return of the site takes its own
+
+
+def _refused(
+    ledger: Ledger, services: Sequence[Service], lost_site: str, holder: str, reasons: Sequence[str]
+) -> Refused:
+    """Leave evidence for each service that was not moved, and the error to raise."""
+    for service in services:
+        # Not the key of its outcome: a person may mend what was refused and have the same run go on.
+        if not ledger.written(key := f"failover/{service.name}/{holder}/refused"):
+            facts = {"from": lost_site, "outcome": "refused", "reasons": list(reasons), "run": holder}
+            ledger.append("failover", service.name, facts, once=key)
+    return Refused("failover", reasons)
+
+
+def _plan(
+    systems: Systems, service: Service, lost_site: str, holder: str, declared_at: datetime, by: str | None
+) -> FailoverPlan:
     active = systems.gateway().state().active[service.name]
     if lost_site not in active:
         raise Refused("failover", [f"{service.name} is served from {', '.join(active)}, not from {lost_site}"])
+    if by is None and (why := too_many_failovers(systems.ledger(), systems.estate, service.name)):
+        raise Refused("failover", [why])
     standbys = [find_readiness(systems, service, site) for site in service.sites if site != lost_site]
-    target = choose_target(service, standbys)
+    # In the middle of a failback a part of the traffic is at another site already: all of it goes there.
+    serving = [standby for standby in standbys if standby.site in active]
+    target = choose_target(service, serving) or choose_target(service, standbys)
     if target is None:
         raise Refused("failover", [reason for standby in standbys for reason in standby.reasons])
-    lease = systems.ledger().take_lease(f"service:{service.name}", holder, LEASE_TTL)
+    lease = _take_over(systems.ledger(), service.name, holder)
+    try:
+        take_seats(systems, service.name, target.site, run=holder)
+    except Refused:
+        systems.ledger().release_lease(lease)
+        raise
     dataset = systems.estate.dataset_of(service).name
     return FailoverPlan(
         service=service.name,
@@ -141,9 +223,28 @@ def _plan(systems: Systems, service: Service, lost_site: str, holder: str, decla
     )
 
 
+def _take_over(ledger: Ledger, service: str, holder: str) -> Lease:
+    """The service's lease. A failback holds it for one change of shares at a time, and that is waited for.
+
+    :raises Refused: another failover of the service holds it
+    """
+    name, deadline = f"service:{service}", time.monotonic() + SHARE_TTL.total_seconds()
+    while True:
+        try:
+            return ledger.take_lease(name, holder, LEASE_TTL)
+        except Refused:
+            held = ledger.current_lease(name)
+            failback = held is not None and held.holder.startswith(FAILBACK)
+            if time.monotonic() > deadline or not (failback or held is None):
+                raise
+        time.sleep(0.05)
+
+
 def find_readiness(systems: Systems, service: Service, site: str) -> Readiness:
     """Look at ``site`` and judge whether it could take ``service`` over now."""
     store, dataset = systems.store(site), systems.estate.dataset_of(service)
+    licensed = systems.estate.licences_of(service)
+    seats = seats_answer(systems.estate, systems.ledger(), service, site) if licensed else Seats()
     release, lag, answers = None, None, True
     try:
         found = read_release(store, service.model)
@@ -158,11 +259,13 @@ def find_readiness(systems: Systems, service: Service, site: str) -> Readiness:
         closed=site in systems.gateway().state().closed_sites,
         in_drill=any(injection.site == site for injection in open_injections(systems.home)),
         store_answers=answers,
-        live_replicas=sum(_is_live(replica) for replica in systems.replicas(site)),
+        live_replicas=sum(is_live(replica) for replica in systems.replicas(site)),
         release=release,
         newest_release=newest_golden_version(systems.home, service.model),
         lag_seconds=lag,
         residency=residency_breach(systems.estate, dataset.name, site),
+        licence=seats.reason,
+        grace=seats.warning,
     )
     return judge_readiness(service, dataset, facts)
 
@@ -178,7 +281,7 @@ def verify_data(systems: Systems, plan: FailoverPlan) -> dict[str, Any]:
     return {"verdict": record.facts["verdict"], "evidence": record.seq, "seconds": time.monotonic() - started}
 
 
-def warm_up(systems: Systems, plan: FailoverPlan) -> dict[str, Any]:
+def warm_up(systems: Systems, plan: FailoverPlan | FailbackPlan) -> dict[str, Any]:
     """Load the model at every live replica of the target until latency has settled and all golden answers are right.
 
     :return: ``replicas`` made ready, ``seconds``, ``p50_ms`` of the slowest and the ``release`` that answers
@@ -189,7 +292,7 @@ def warm_up(systems: Systems, plan: FailoverPlan) -> dict[str, Any]:
     release = read_release(systems.store(plan.target), service.model)
     if release is None:
         raise Refused("failover", [f"{plan.target} has no release of model {service.model}"])
-    replicas = [replica for replica in systems.replicas(plan.target) if _is_live(replica)]
+    replicas = [replica for replica in systems.replicas(plan.target) if is_live(replica)]
     with ThreadPoolExecutor(max(1, len(replicas))) as pool:
         results = list(pool.map(lambda replica: _make_ready(replica, service, release), replicas))
     ready = [result for result in results if isinstance(result, float)]
@@ -308,12 +411,46 @@ def record_failover(systems: Systems, plan: FailoverPlan, steps: Mapping[str, An
     }
     key = f"failover/{plan.service}/{plan.holder}"
     record = ledger.written(key) or ledger.append("failover", plan.service, facts, once=key)
+    if systems.estate.licences_of(systems.estate.service_by_name[plan.service]):
+        # Where traffic is decides who keeps seats, also when a step failed after the move.
+        for serving in systems.gateway().state().active[plan.service][:1]:
+            release_seats(systems, plan.service, serving=serving, run=plan.holder)
     ledger.release_lease(plan.lease)
     anchor(ledger, systems.stores())
     return record
 
 
-def _is_live(replica: Replica) -> bool:
+def fail_over_here(
+    systems: Systems, *, lost_site: str, holder: str, by: str, only: str | None = None
+) -> list[tuple[Record, str | None]]:
+    """The whole failover in this process, for when Airflow is what was lost: the same steps, refusals and evidence.
+
+    :return: for each service the record that was left, and what went wrong
+    :raises Refused: as ``decide_failover``
+    """
+    results = []
+    plans = decide_failover(
+        systems, lost_site=lost_site, reasons=[f"declared by {by}"], holder=holder, declared_at=datetime.now(UTC),
+        only=only, by=by,
+    )  # fmt: skip
+    for plan in plans:
+        steps: dict[str, Any] = {"verify_data": None, "warm_up_standby": None, "move_traffic": None}
+        problem = None
+        try:
+            steps["verify_data"] = verify_data(systems, plan)
+            if systems.estate.grants_in_failover:
+                from ninelives.access.grants import grant_access
+
+                grant_access(systems, service=plan.service, lost_site=lost_site, standby=plan.target, incident=holder)
+            steps["warm_up_standby"] = warm_up(systems, plan)
+            steps["move_traffic"] = move_traffic(systems, plan)
+        except NinelivesError as error:  # the other services do not wait for this one
+            problem = f"{plan.service}: {type(error).__name__}: {error}"
+        results.append((record_failover(systems, plan, steps), problem))
+    return results
+
+
+def is_live(replica: Replica) -> bool:
     try:
         return replica.live()
     except NinelivesError:

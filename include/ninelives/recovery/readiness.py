@@ -25,6 +25,10 @@ class StandbyFacts:
     """Age of the oldest acknowledged write that is not at the standby; 0 when all are."""
     residency: str | None = None
     """Why the data may not be at the standby at all; ``None`` where it may."""
+    licence: str | None = None
+    """Why no licence lets the service run there; ``None`` where one does or none is needed."""
+    grace: str | None = None
+    """What is used beyond what was bought, and until when that is allowed."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ def judge_readiness(service: Service, dataset: Dataset, facts: StandbyFacts) -> 
 
     Data behind the RPO warns and does not forbid: users get an answer from slightly old data rather than none, and the
     evidence shows the missed RPO. A release older than the newest is likewise worse than the newest and better than
-    nothing. No release, no live replica or no store forbid, and so does data that may not leave its regions.
+    nothing. No release, no live replica, no store or no licence forbid, and so does data that may not leave its
+    regions.
     """
     reasons, warnings = [facts.residency] if facts.residency else [], []
     if facts.closed:
@@ -55,6 +60,10 @@ def judge_readiness(service: Service, dataset: Dataset, facts: StandbyFacts) -> 
         reasons.append(f"the store of {facts.site} does not answer")
     if facts.live_replicas == 0:
         reasons.append(f"no replica is live at {facts.site}")
+    if facts.licence:
+        reasons.append(facts.licence)
+    if facts.grace:
+        warnings.append(facts.grace)
     if facts.release is None:
         reasons.append(f"{facts.site} has no release of model {service.model}; run replicate_data")
     elif facts.release != facts.newest_release:

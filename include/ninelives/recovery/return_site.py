@@ -12,17 +12,22 @@ from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
 from ninelives.ports import GatewayState, Record, Replica, Systems
 from ninelives.recovery.failover import LEASE_TTL
+from ninelives.recovery.safety import current_freeze
 from ninelives.releases.golden import answers_match
 from ninelives.releases.publish import read_release
 from ninelives.replication.reconcile import reconcile
 
 
-def reconcile_site(systems: Systems, site: str) -> list[dict[str, Any]]:
+def reconcile_site(systems: Systems, site: str, *, by: str | None = None) -> list[dict[str, Any]]:
     """Bring ``site`` and every open site to the union of their data and releases; nothing is lost, conflicts are kept.
 
+    :param by: the person who started it; ``None``: its return was seen
     :return: one summary per dataset and other site
-    :raises Refused: ``site`` is not closed, so there is nothing to take back, or no other site is open
+    :raises Refused: ``site`` is not closed, so there is nothing to take back, or automation is frozen and nobody
+        started this
     """
+    if by is None and (frozen := current_freeze(systems.ledger(), systems.estate)):
+        raise Refused("return", [f"{site} is back, and {frozen.sentence}: start return_site with site {site} by hand"])
     state = systems.gateway().state()
     if site not in state.closed_sites:
         raise Refused("return", [f"{site} is open already"])

@@ -163,6 +163,11 @@ def newest_golden_version(home: Home, model: str) -> str | None:
     return newest(tuple(_read_golden(golden_file(home, model))))
 
 
+def known_golden_versions(home: Home, model: str) -> tuple[str, ...]:
+    """Versions whose golden answers the prober knows; raises ``Corrupted`` as above."""
+    return tuple(_read_golden(golden_file(home, model)))
+
+
 def newest(versions: Sequence[str]) -> str | None:
     """By number: version 10 is newer than version 9."""
     return max(versions, key=int, default=None)

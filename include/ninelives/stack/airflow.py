@@ -13,6 +13,7 @@ from pathlib import Path
 from ninelives.adapters.http_client import http_client
 from ninelives.errors import Unavailable
 from ninelives.estate import Estate
+from ninelives.estate.model import Role
 from ninelives.files import write_atomically
 from ninelives.stack.local import SERVICE_ACCOUNT, LocalEstate, project_folder
 from ninelives.stack.secrets import private_folder
@@ -35,8 +36,12 @@ def airflow_environment(local: LocalEstate) -> dict[str, str]:
 
 
 def airflow_users(estate: Estate) -> tuple[str, ...]:
-    """Everybody in the estate, and the account that tasks and the command line use."""
-    return (*(person.name for person in estate.people), SERVICE_ACCOUNT)
+    """Everybody in the estate who acts on it, and the account that tasks and the command line use.
+
+    Who only keeps the vault has nothing to do here: whoever can run DAGs can run them with the connections they have.
+    """
+    people = (person.name for person in estate.people if set(person.roles) != {Role.KEEPER})
+    return (*people, SERVICE_ACCOUNT)
 
 
 def password_name(user: str) -> str:

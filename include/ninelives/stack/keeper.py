@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ninelives.errors import NinelivesError
 from ninelives.home import Home
-from ninelives.injections import Injection, close_injection
-from ninelives.ports import SiteControl
+from ninelives.injections import Injection, begin_undo, close_injection
+from ninelives.ports import FaultControl
 
 log = logging.getLogger(__name__)
 INTERVAL = 1.0
@@ -34,10 +33,10 @@ def read_injections(home: Home) -> tuple[list[Injection], dict[Path, str]]:
     return found, broken
 
 
-def undo_expired(home: Home, now: datetime, control: Callable[[str], SiteControl]) -> list[Injection]:
-    """Restore the site of every fault that expired before ``now`` and archive its file; returns what was undone.
+def undo_expired(home: Home, now: datetime, faults: FaultControl) -> list[Injection]:
+    """Undo every fault that expired before ``now`` and archive its file; returns what was undone.
 
-    A site that cannot be restored now is tried again at the next look: its file stays.
+    What cannot be undone now is tried again at the next look: its file stays.
     """
     undone = []
     injections, broken = read_injections(home)
@@ -47,18 +46,20 @@ def undo_expired(home: Home, now: datetime, control: Callable[[str], SiteControl
         if injection.expires_at > now:
             continue
         try:
-            control(injection.site).restore()
+            begin_undo(home, injection.id)
+            for fault in injection.to_undo:
+                faults.undo(fault)
         except NinelivesError as error:
-            log.error("cannot restore %s yet (injection %s): %s", injection.site, injection.id, error)
+            log.error("cannot undo %s yet (injection %s): %s", injection.scenario, injection.id, error)
             continue
         close_injection(home, injection.id, by="keeper")
-        log.warning("restored %s: injection %s expired at %s", injection.site, injection.id, injection.expires_at)
+        log.warning("undid %s: injection %s expired at %s", injection.scenario, injection.id, injection.expires_at)
         undone.append(injection)
     return undone
 
 
-def keep(home: Home, control: Callable[[str], SiteControl]) -> None:
+def keep(home: Home, faults: FaultControl) -> None:
     """Look once a second, until the process is ended."""
     while True:
-        undo_expired(home, datetime.now(UTC), control)
+        undo_expired(home, datetime.now(UTC), faults)
         time.sleep(INTERVAL)

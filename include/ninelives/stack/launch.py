@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ninelives.errors import Corrupted, Refused
 from ninelives.home import Home
-from ninelives.stack import postgres, processes
+from ninelives.stack import postgres, processes, vault
 from ninelives.stack.airflow import airflow_environment
 from ninelives.stack.local import MLFLOW_ADMIN, REGION, LocalEstate
 from ninelives.stack.programs import AIRFLOW_COMPONENTS, Program, models_at_start, primary_site
@@ -64,6 +64,10 @@ def command(local: LocalEstate, program: Program) -> Command:
             )
         case "mlflow":
             return _mlflow(local)
+        case "vault":
+            return _vault(local)
+        case "vault-keeper":
+            return Command([*python, "ninelives", "backup", "keep"])
         case "keeper":
             return Command([*python, "ninelives", "stack", "keep"])
         case "prober" | "feeder":
@@ -92,6 +96,17 @@ def _store(local: LocalEstate, site: str) -> Command:
             "RCLONE_CONFIG": os.devnull,
             "RCLONE_CACHE_DIR": str(local.home.site(site) / "cache"),
         },
+    )
+
+
+def _vault(local: LocalEstate) -> Command:
+    """Lets its one login add and read. Listings are not cached: the keeper removes behind its back."""
+    login, password = vault.server_login(local)
+    address = f"127.0.0.1:{local.ports.vault}"
+    options = ["--append-only", "--cache-objects=false", "--addr", address]
+    return Command(
+        [binary("rclone"), "serve", "restic", *options, str(vault.repository(local.home))],
+        {"RCLONE_USER": login, "RCLONE_PASS": password, "RCLONE_CONFIG": os.devnull},
     )
 
 

@@ -16,12 +16,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from ninelives.adapters.postgres_programs import binaries
+from ninelives.adapters.restic import find_restic
 from ninelives.adapters.supervisor import ProcessInfo, Supervisor, SupervisorSite, answers
 from ninelives.errors import NinelivesError, Refused, Unavailable
 from ninelives.estate import load_estate
 from ninelives.files import write_atomically
 from ninelives.home import Home
-from ninelives.stack import airflow, launch, postgres, processes, supervisord
+from ninelives.injections import SiteLost, Stopped
+from ninelives.stack import airflow, launch, postgres, processes, supervisord, vault
 from ninelives.stack.keeper import read_injections
 from ninelives.stack.local import (
     BUCKETS,
@@ -87,12 +90,17 @@ def up(
             _start_supervisord(local)
         before = {info.name for info in supervisor.processes() if info.state == "RUNNING"}
         lost = _lost_on_purpose(home)
-        missing = [program for program in local.programs if program.name not in before and program.site not in lost]
+        held = _held_down(home) if was_running else frozenset()
+        missing = [
+            program
+            for program in local.programs
+            if program.name not in before and program.name not in held and program.site not in lost
+        ]
         if not missing and _complete(home).exists():
             return Started((), {}, tuple(sorted(lost)))
         _complete(home).unlink(missing_ok=True)
         try:
-            _Start(local, supervisor, report, frozenset(lost)).run()
+            _Start(local, supervisor, report, frozenset(lost), held).run()
             _complete(home).touch()
         except BaseException:
             if was_running:
@@ -148,11 +156,14 @@ def urls(local: LocalEstate) -> dict[str, str]:
 class _Start:
     """One start: independent steps side by side, each waiting for what it needs."""
 
-    def __init__(self, local: LocalEstate, supervisor: Supervisor, report: Report, lost: frozenset[str]) -> None:
+    def __init__(
+        self, local: LocalEstate, supervisor: Supervisor, report: Report, lost: frozenset[str], held: frozenset[str]
+    ) -> None:
         self.local = local
         self.supervisor = supervisor
         self.report = report
         self.lost = lost
+        self.held = held
         self.cancelled = threading.Event()
 
     def run(self) -> None:
@@ -173,6 +184,8 @@ class _Start:
             steps += replicas
             if Part.GATEWAY in names:
                 steps.append(pool.submit(self._step, "gateway", self._gateway))
+            if Part.VAULT in names:
+                steps.append(pool.submit(self._step, "vault", self._vault))
             self._finish(steps)
             tools = [
                 program for program in self.local.programs if program.part in {Part.KEEPER, Part.FEEDER, Part.PROBER}
@@ -240,6 +253,11 @@ class _Start:
         write_atomically(config, launch.mlflow_auth_config(self.local).encode(), mode=0o600)
         self._run(self._programs("mlflow"), lambda: answers(f"http://127.0.0.1:{self.local.ports.mlflow}/health"))
 
+    def _vault(self) -> None:
+        vault.create(self.local)
+        programs = [program for program in self.local.programs if program.part is Part.VAULT]
+        self._run(programs, lambda: vault.answers(self.local))
+
     def _airflow(self) -> None:
         airflow.write_config(self.local)
         airflow.migrate(self.local, supervisord.environment(self.local))
@@ -253,7 +271,12 @@ class _Start:
         return [program for program in self.local.programs if program.site == site]
 
     def _run(self, programs: list[Program], ready: Callable[[], bool] = lambda: True) -> None:
-        """Start programs and wait until they run and are ``ready``."""
+        """Start programs and wait until they run and are ``ready``; those that a drill holds down stay down."""
+        if held := [program for program in programs if program.name in self.held]:
+            # What is held down cannot answer, so the answer to all of them together is not waited for.
+            if others := [program for program in programs if program not in held]:
+                self._run(others)
+            return
         for program in programs:
             self.supervisor.start(program.group, program.name)
         deadline = time.monotonic() + _PATIENCE
@@ -290,7 +313,9 @@ def _prepare(home: Home, estate_path: Path | None, without: frozenset[Part] | No
     local = LocalEstate(home, estate, ports, open_secrets(home), without)
     for name in ("supervisord", "rclone", *(["envoy"] if Part.GATEWAY not in without else [])):
         launch.binary(name)
-    postgres.binaries()
+    binaries()
+    if any(program.part is Part.VAULT for program in local.programs):
+        find_restic()
     _check_disk(home)
     copy = home.root / "estate.yaml"
     if _runs(supervisord.client(local)):
@@ -446,7 +471,25 @@ def _runs(supervisor: Supervisor) -> bool:
 def _lost_on_purpose(home: Home) -> set[str]:
     """Sites that a running drill took away: bringing them back is its business, or the keeper's once it expired."""
     injections, _ = read_injections(home)
-    return {injection.site for injection in injections if injection.expires_at > datetime.now(UTC)}
+    return {
+        fault.site
+        for injection in injections
+        if injection.expires_at > datetime.now(UTC)
+        for fault in injection.to_undo
+        if isinstance(fault, SiteLost)
+    }
+
+
+def _held_down(home: Home) -> frozenset[str]:
+    """Programs that a running drill keeps down. An estate that is started anew starts them: its drill is over."""
+    injections, _ = read_injections(home)
+    return frozenset(
+        fault.program
+        for injection in injections
+        if injection.expires_at > datetime.now(UTC)
+        for fault in injection.faults
+        if isinstance(fault, Stopped)
+    )
 
 
 def _site(home: Home, site: str) -> SupervisorSite:
@@ -476,7 +519,7 @@ def _new_passwords(local: LocalEstate) -> dict[str, str]:
     path = local.home.root / "secrets" / "shown.json"
     shown = set(json.loads(path.read_text("utf-8"))) if path.exists() else set()
     known = airflow.passwords(local)
-    people = {person.name: known[person.name] for person in local.estate.people}
+    people = {person.name: known[person.name] for person in local.estate.people if person.name in known}
     write_atomically(path, json.dumps(sorted(shown | set(people))).encode())
     return {name: password for name, password in people.items() if name not in shown}
 

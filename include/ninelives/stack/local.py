@@ -129,11 +129,30 @@ class LocalEstate:
                 "password": secrets.token(f"airflow-user-{SERVICE_ACCOUNT}"),
             },
         }
+        supervisor = {"server": f"unix://{self.supervisor_socket}"}
+        found["ninelives_control"] = {
+            "conn_type": "generic",
+            "login": SUPERVISOR_LOGIN,
+            "password": secrets.token("supervisor"),
+            "extra": {
+                **supervisor,
+                "programs": {"gateway": ["gateway"], "registry": ["mlflow"], "provider": ["feeder"]},
+                "addresses": {
+                    "gateway": f"http://{loopback}:{ports.gateway_admin}/ready",
+                    "mlflow": f"http://{loopback}:{ports.mlflow}/health",
+                },
+            },
+        }
+        if self.estate.vault and self.estate.backups:
+            from ninelives.stack.vault import connections
+
+            found |= connections(self)
         for site in self.estate.site_names:
             at = ports.site(site)
             key, secret = self.access_key(site)
             store = f"http://{loopback}:{at.store}"
             replicas = [f"http://{loopback}:{port}" for port in at.replicas]
+            served = [(f"{site}-replica-{number}", url) for number, url in enumerate(replicas, 1)]
             found[f"ninelives_{site}_store"] = {
                 "conn_type": "aws",
                 "login": key,
@@ -150,9 +169,12 @@ class LocalEstate:
                 "login": SUPERVISOR_LOGIN,
                 "password": secrets.token("supervisor"),
                 "extra": {
-                    "server": f"unix://{self.supervisor_socket}",
+                    **supervisor,
                     "group": site_group(site),
                     "answers": [store, *(f"{url}/v2/health/live" for url in replicas)],
+                    "programs": {"store": [f"{site}-store"], "replica": [name for name, _ in served]},
+                    "addresses": {f"{site}-store": store, **{name: f"{url}/v2/health/live" for name, url in served}},
+                    "disk": str(self.store_folder(site)),
                 },
             }
         return found

@@ -60,6 +60,10 @@ class Ports:
     def postgres(self) -> int:
         return self.base + 4
 
+    @property
+    def vault(self) -> int:
+        return self.base + 5
+
     def site(self, name: str) -> SitePorts:
         first = self.base + _FIRST_SITE + _PER_SITE * self.sites.index(name)
         return SitePorts(first, tuple(range(first + 1, first + 1 + REPLICAS)))
@@ -72,6 +76,7 @@ class Ports:
             "airflow-api": self.airflow,
             "mlflow": self.mlflow,
             "postgres": self.postgres,
+            "vault": self.vault,
         }
         for name in self.sites:
             site = self.site(name)

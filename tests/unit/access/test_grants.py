@@ -28,6 +28,9 @@ class MemoryAccess:
         self.site, self.fuse = site, fuse
         self.given: dict[tuple[str, str], Mapping[str, Any]] = {}
 
+    def bucket(self, name: str) -> str:
+        return name
+
     def policies(self, buckets: Sequence[str]) -> list[AccessPolicy]:
         return [AccessPolicy(name, document, who, name) for (who, name), document in self.given.items()]
 

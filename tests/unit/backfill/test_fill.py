@@ -71,7 +71,7 @@ class Gated(Systems):
             )
         )
 
-    def expectations(self) -> Engine:
+    def expectations(self, dataset: str | None = None) -> Engine:
         return self.engine
 
     def land(self, *numbers: int) -> None:

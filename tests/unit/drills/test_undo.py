@@ -11,7 +11,7 @@ import pytest
 from ninelives.drills.run import undo_fault
 from ninelives.drills.scenario import Drill
 from ninelives.home import Home
-from ninelives.injections import Injection, find_injection, open_injection
+from ninelives.injections import Fault, Injection, SiteLost, find_injection, open_injection
 
 DRILL = Drill("ours", "site-loss", "arrival-delay", "paris")
 
@@ -19,17 +19,20 @@ DRILL = Drill("ours", "site-loss", "arrival-delay", "paris")
 class Systems:
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.restored: list[str] = []
+        self.mended: list[Fault] = []
 
-    def control(self, site: str) -> Any:
-        self.restored.append(site)
+    def faults(self) -> Any:
+        return self
+
+    def undo(self, fault: Fault) -> None:
+        self.mended.append(fault)
         raise ConnectionError("asked")
 
 
 def test_a_drill_that_injected_nothing_leaves_what_another_one_took_away(tmp_path: Path) -> None:
     systems = Systems(Home(tmp_path))
     undo_fault(systems, DRILL, by="record_drill")  # type: ignore[arg-type]
-    assert systems.restored == []
+    assert systems.mended == []
     assert find_injection(systems.home, DRILL.id) is None
 
 
@@ -44,4 +47,4 @@ def test_a_drill_that_injected_asks_for_the_sites_return(tmp_path: Path) -> None
     )  # fmt: skip
     with pytest.raises(ConnectionError, match="asked"):
         undo_fault(systems, DRILL, by="restore_site")  # type: ignore[arg-type]
-    assert systems.restored == ["paris"]
+    assert systems.mended == [SiteLost(site="paris")]

@@ -74,9 +74,8 @@ def judged(suite: Suite, evaluation: Evaluation, interval: Interval | None) -> t
     return result, evaluation
 
 
-@pytest.fixture
-def on_files(tmp_path: Path) -> Run:
-    """DuckDB over Parquet objects."""
+def over_parquet(folder: Path, settings: Mapping[str, str] = SETTINGS, **where: Any) -> Run:
+    """A check of Parquet objects below ``folder``, by DuckDB unless ``where`` says otherwise."""
     from ninelives.adapters import gx_worker
 
     def run(
@@ -90,14 +89,20 @@ def on_files(tmp_path: Path) -> Run:
         tables = data if isinstance(data, Mapping) else {"d/part-0.parquet": data}
         files = {}
         for key, content in tables.items():
-            files[key] = tmp_path / key
+            files[key] = folder / key
             files[key].parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(content, files[key])
         asked = suite_of(next(iter(tables.values())), *checks, **suite)
-        evaluation = gx_worker.evaluate(asked_of(asked, interval), files, SETTINGS, interval, rows, others)
+        evaluation = gx_worker.evaluate(asked_of(asked, interval), files, settings, interval, rows, others, **where)
         return judged(asked, evaluation, interval)
 
     return run
+
+
+@pytest.fixture
+def on_files(tmp_path: Path) -> Run:
+    """DuckDB over Parquet objects."""
+    return over_parquet(tmp_path)
 
 
 @pytest.fixture(scope="module")
