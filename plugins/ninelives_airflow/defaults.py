@@ -82,3 +82,15 @@ def ingestion_interval() -> timedelta:
     """Of the stream that is landed most often. Daily where nothing is declared."""
     estate = declared()
     return min((stream.every for stream in estate.streams), default=timedelta(days=1)) if estate else timedelta(days=1)
+
+
+def backup_schedule() -> CronTriggerTimetable | None:
+    """When the estate wants backups; ``None`` where it declares none: by hand, to be told so."""
+    estate = declared()
+    return calendar(estate.backups.schedule) if estate and estate.backups else None
+
+
+def verification_schedule() -> CronTriggerTimetable | None:
+    """When the estate wants its backups proven."""
+    estate = declared()
+    return calendar(estate.backups.verify) if estate and estate.backups else None
