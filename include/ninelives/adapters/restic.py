@@ -106,13 +106,13 @@ class Restic:
 
     def add(self, folder: Path, *, tags: Sequence[str]) -> Added:
         options = [word for tag in tags for word in ("--tag", tag)]
+        before = self._names("snapshots")
         # From inside the folder, so that the snapshot knows nothing of where it was staged.
         output = self._run("backup", ".", "--json", "--host", HOST, "--ignore-inode", *options, folder=folder)
         summary = next((line for line in reversed(_documents(output)) if line.get("message_type") == "summary"), None)
         if summary is None:
             raise Unavailable(f"{self._where}: restic did not say what it backed up")
-        short = str(summary["snapshot_id"])
-        (whole,) = [one.id for one in self.snapshots() if one.id.startswith(short)] or [short]
+        (whole,) = (name for name in self._names("snapshots") - before if name.startswith(str(summary["snapshot_id"])))
         return Added(
             snapshot=whole,
             bytes=int(summary["total_bytes_processed"]),
@@ -188,14 +188,16 @@ class Restic:
 
     def _listing(self) -> dict[str, dict[str, int]]:
         """Every file of the vault but its locks and its config: kind to name to size in bytes."""
-        if not self._repository.startswith("rest:"):
-            root = Path(self._repository)
-            return {
-                kind: {file.name: file.stat().st_size for file in sorted((root / kind).rglob("*")) if file.is_file()}
-                for kind in (*_SMALL, "data")
-            }
-        return {kind: {one["name"]: one["size"] for one in self._get(f"{kind}/").json() or ()} for kind in
-                (*_SMALL, "data")}  # fmt: skip
+        return {kind: self._list(kind) for kind in (*_SMALL, "data")}
+
+    def _names(self, kind: str) -> set[str]:
+        return set(self._list(kind))
+
+    def _list(self, kind: str) -> dict[str, int]:
+        if self._repository.startswith("rest:"):
+            return {one["name"]: one["size"] for one in self._get(f"{kind}/").json() or ()}
+        files = sorted((Path(self._repository) / kind).rglob("*"))
+        return {file.name: file.stat().st_size for file in files if file.is_file()}
 
     def _fetch(self, kind: str, name: str) -> bytes | None:
         if not self._repository.startswith("rest:"):
@@ -251,16 +253,16 @@ class Restic:
         found = self._json("key", "list", "--json")
         return [Key(one["id"], one["userName"], one["created"], bool(one["current"])) for one in found]
 
-    def add_key(self, password: str, user: str) -> Key:
-        """Let ``password`` open the vault too; ``user`` is for people."""
-        before = {key.id for key in self.list_keys()}
+    def add_key(self, password: str, user: str) -> str:
+        """Let ``password`` open the vault too; ``user`` is for people. Returns the key's id."""
+        before = self._names("keys")
         with tempfile.TemporaryFile() as file:
             file.write(password.encode())
             file.seek(0)
             path = f"/dev/fd/{file.fileno()}"
             self._run("key", "add", "--new-password-file", path, "--user", user, "--host", HOST, keep=(file.fileno(),))
-        (made,) = [key for key in self.list_keys() if key.id not in before]
-        return made
+        (made,) = self._names("keys") - before
+        return made[:8]
 
     def remove_key(self, key: str) -> None:
         """:raises Refused: it is the key in use, or the server lets nobody remove"""

@@ -14,6 +14,8 @@ MAX_GROUPS = 256
 """More than the engine tells apart."""
 _SPARE = 2
 """Nights before a group would be overdue at which it is read."""
+_LATE = 0.25
+"""Of a night, by which a run may begin later than the one before."""
 
 
 def groups(within: timedelta, every: timedelta) -> int:
@@ -32,7 +34,7 @@ def due(
     """
     last = {group: max(read_at.get(group, since), since) for group in range(1, of + 1)}
     oldest = min(last, key=lambda group: (last[group], group))
-    return [group for group in last if group == oldest or last[group] + within <= now + _SPARE * every]
+    return [group for group in last if group == oldest or last[group] + within <= now + (_SPARE + _LATE) * every]
 
 
 def overdue(
