@@ -21,6 +21,7 @@ import ninelives.adapters.s3
 import ninelives.drills.preflight
 import ninelives.drills.run
 import ninelives.gates.evidence
+import ninelives.recovery.playbook
 import ninelives.recovery.return_site
 import ninelives.replication.checkpoints
 import ninelives.replication.reconcile

@@ -81,15 +81,13 @@ def reasons_against(systems: Systems, service: Service, source: str, now: dateti
 
 
 def _site_is_back(systems: Systems, service: Service, source: str, target: str, now: datetime) -> list[str]:
-    """It was taken back through the gate since its last loss, and long enough ago."""
+    """It was taken back through the gate since its loss, and long enough ago."""
     ledger, after = systems.ledger(), systems.estate.recovery.failback.after
-    losses = [one for one in ledger.records(kind="loss", subject=target) if not one.facts.get("frozen")]
+    if target in systems.gateway().state().closed_sites:
+        lost = next(iter(ledger.records(kind="loss", subject=target, limit=1)), None)
+        when = f" since {lost.at:%Y-%m-%d %H:%M:%S} UTC (evidence {lost.seq})" if lost else ""
+        return [f"{target} is lost{when} and was not taken back through the gate: return_site does that"]
     returns = ledger.records(kind="return", subject=target, limit=1)
-    if losses and (not returns or returns[0].seq < losses[0].seq):
-        return [
-            f"{target} was lost at {losses[0].at:%Y-%m-%d %H:%M:%S} UTC (evidence {losses[0].seq}) and has not been "
-            "taken back through the gate since: return_site does that"
-        ]
     if returns and now - returns[0].at < after:
         age = (now - returns[0].at).total_seconds()
         return [f"{target} is back for only {age:.0f} s, and the estate waits {after.total_seconds():.0f} s"]

@@ -112,7 +112,7 @@ def decide_failover(
 
     What nobody has started stops at the safety rules: nothing is moved, and no site closed, while automation is frozen,
     and no service is moved more often within an hour than the estate allows. Whoever starts it, no failover goes to a
-    site that is closed or in a drill, and the last open site that answers is not closed.
+    site that is closed or in a drill, and a site that still answers is not closed while nothing could take over.
 
     :param reasons: why the site counts as lost, for the evidence
     :param holder: the run that does this; the same holder may repeat the step
@@ -135,7 +135,7 @@ def decide_failover(
         if service.mode is Mode.ACTIVE_PASSIVE and only in (None, service.name)
     ]
     if frozen is None:
-        _close(systems, lost_site, reasons, holder, key if first_try else None, served)
+        _close(systems, lost_site, reasons, holder, key if first_try else None, served, by)
     else:
         if first_try:
             ledger.append("loss", lost_site, {"reasons": list(reasons), "run": holder, "frozen": True}, once=key)
@@ -159,7 +159,13 @@ def decide_failover(
 
 
 def _close(
-    systems: Systems, lost_site: str, reasons: Sequence[str], holder: str, key: str | None, served: Sequence[Service]
+    systems: Systems,
+    lost_site: str,
+    reasons: Sequence[str],
+    holder: str,
+    key: str | None,
+    served: Sequence[Service],
+    by: str | None,
 ) -> None:
     """Have nobody send to the lost site any more; with ``key`` write down first that it is lost."""
     ledger = systems.ledger()
@@ -167,6 +173,7 @@ def _close(
     try:
         if key:
             ledger.append("loss", lost_site, {"reasons": list(reasons), "run": holder}, once=key)
+        _refuse_to_strand(systems, lost_site, served, by)
         systems.gateway().close_site(lost_site, token=closing.token)
     except Refused as refusal:
         active = systems.gateway().state().active
@@ -174,6 +181,27 @@ def _close(
         raise _refused(ledger, moving, lost_site, holder, refusal.reasons) from refusal
     finally:
         ledger.release_lease(closing)  # it only orders the closing; the return of the site takes its own
+
+
+def _refuse_to_strand(systems: Systems, lost_site: str, served: Sequence[Service], by: str | None) -> None:
+    """Raise ``Refused`` where the site still answers, and nothing that it serves could be moved.
+
+    A site that is really lost has no healthy replica: then nothing more is asked.
+    """
+    gateway = systems.gateway()
+    state = gateway.state()
+    moving = [service for service in served if lost_site in state.active[service.name]]
+    if not moving or lost_site in state.closed_sites or lost_site in gateway.unhealthy_sites():
+        return
+    reasons: list[str] = []
+    for service in moving:
+        try:
+            _choose(systems, service, lost_site, by)
+        except Refused as refusal:
+            reasons += refusal.reasons
+        else:
+            return
+    raise Refused("failover", [*reasons, f"{lost_site} still answers, and stays open because nothing could take over"])
 
 
 def _refused(
@@ -194,14 +222,7 @@ def _plan(
     active = systems.gateway().state().active[service.name]
     if lost_site not in active:
         raise Refused("failover", [f"{service.name} is served from {', '.join(active)}, not from {lost_site}"])
-    if by is None and (why := too_many_failovers(systems.ledger(), systems.estate, service.name)):
-        raise Refused("failover", [why])
-    standbys = [find_readiness(systems, service, site) for site in service.sites if site != lost_site]
-    # In the middle of a failback a part of the traffic is at another site already: all of it goes there.
-    serving = [standby for standby in standbys if standby.site in active]
-    target = choose_target(service, serving) or choose_target(service, standbys)
-    if target is None:
-        raise Refused("failover", [reason for standby in standbys for reason in standby.reasons])
+    target = _choose(systems, service, lost_site, by)
     lease = _take_over(systems.ledger(), service.name, holder)
     try:
         take_seats(systems, service.name, target.site, run=holder)
@@ -221,6 +242,20 @@ def _plan(
         decided_at=datetime.now(UTC).isoformat(),
         decided_in=0.0,
     )
+
+
+def _choose(systems: Systems, service: Service, lost_site: str, by: str | None) -> Readiness:
+    """The standby that takes over; raises ``Refused`` where none can, or automation has done so too often."""
+    active = systems.gateway().state().active[service.name]
+    if by is None and (why := too_many_failovers(systems.ledger(), systems.estate, service.name)):
+        raise Refused("failover", [why])
+    standbys = [find_readiness(systems, service, site) for site in service.sites if site != lost_site]
+    # In the middle of a failback a part of the traffic is at another site already: all of it goes there.
+    serving = [standby for standby in standbys if standby.site in active]
+    target = choose_target(service, serving) or choose_target(service, standbys)
+    if target is None:
+        raise Refused("failover", [reason for standby in standbys for reason in standby.reasons])
+    return target
 
 
 def _take_over(ledger: Ledger, service: str, holder: str) -> Lease:

@@ -109,10 +109,12 @@ def render_playbook(systems: Systems, service: Service, readiness: ServiceReadin
     if service.mode is Mode.ACTIVE_PASSIVE:
         sections += [(f"{site} is lost while {service.name} is served there", _loss(service, site)) for site in
                      service.sites]  # fmt: skip
-        by = "another person, in Airflow's UI" if approval_of(estate) is Approval.FOUR_EYES else "nobody"
+        four_eyes = approval_of(estate) is Approval.FOUR_EYES
+        by = "another person, in Airflow's UI," if four_eyes else "nobody"
+        as_whom = f" --as {_operator(systems, service)}" if four_eyes else ""
         shares = ", ".join(f"{share}%" for share in (*policy.shares, 100))
         watched = f"{shares}, each but the last watched for {format_duration(policy.hold)}"
-        sections.append((f"Back to {service.sites[0]}", _failback(service, by, watched)))
+        sections.append((f"Back to {service.sites[0]}", _failback(service, by, as_whom, watched)))
     else:
         sections += [(f"{site} is lost", _ride_through(service, site)) for site in service.sites]
     sections.append(("Keep automation from acting", [_freeze(systems, service)]))
@@ -168,12 +170,12 @@ def _loss(service: Service, site: str) -> list[Step]:
     ]
 
 
-def _failback(service: Service, by: str, watched: str) -> list[Step]:
+def _failback(service: Service, by: str, as_whom: str, watched: str) -> list[Step]:
     first = service.sites[0]
     return [
         Step(
             f"Move {service.name} back step by step",
-            (f"ninelives recover fail-back {service.name}",),
+            (f"ninelives recover fail-back {service.name}{as_whom}",),
             f"both sites are reconciled, the gate is asked, {by} is asked to approve, then {first} gets {watched}. "
             "`judge failback: done` and exit code 0. Refused while the reason for the failover stands.",
             (f"ninelives why {service.name}",),
@@ -248,6 +250,10 @@ def _mend(systems: Systems, service: Service, site: str, name: str) -> Step:
         case "permissions":
             run = (f"ninelives access check --site {site}",)
             return Step(f"{site}: give what is missing", run, "each finding by name", check, "nothing was changed.")
+        case "residency":
+            run = (f"ninelives estate check {shlex.quote(str(systems.home.estate_file))}",)
+            said = "which site is in none of the data's regions; name the region of the site, or another site"
+            return Step(f"{site}: keep to the data's regions", run, said, check, "nothing was changed.")
         case "automation":
             run = ("ninelives automation status", f"ninelives automation thaw --by {_operator(systems, service)}")
             return Step("Thaw automation", run, "`automation acts`", check, "freeze it again.")
