@@ -352,7 +352,7 @@ def test_the_commands_say_the_same_with_their_exit_codes(world: World, monkeypat
     code, said = run("readiness", "alpha")
     assert code == 3
     assert "frozen by ada" in " ".join(said.split())
-    assert "nothing could take over, and users would get the declared fallback" in run("why", "alpha")[1]
+    assert "nothing would take over, and users would get the declared fallback" in run("why", "alpha")[1]
     assert run("playbook", "check", "alpha")[0] == 3, "it now begins with what to mend"
     assert run("automation", "thaw", "--by", "ada")[1] == "automation acts\n"
     assert run("why", "nobody")[0] == 2

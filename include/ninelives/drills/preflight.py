@@ -16,6 +16,7 @@ from ninelives.injections import open_injections
 from ninelives.ports import GatewayState, Systems
 from ninelives.probing.measure import steady_state
 from ninelives.probing.records import BAD, read_heartbeat, read_probes
+from ninelives.recovery.safety import current_freeze
 
 STEADY_FOR = timedelta(seconds=30)
 """How long before a drill the answers must have been good: long enough to average 600 probes at the default rate."""
@@ -73,14 +74,20 @@ def check_preflight(systems: Systems, drill: Drill, now: datetime | None = None)
 
 
 def _others(systems: Systems, drill: Drill, service: Service, state: GatewayState, now: datetime) -> list[str]:
-    """Another drill or a failover is running."""
+    """Another drill, a failover or a failback is running, or nothing would recover by itself."""
     ledger = systems.ledger()
     names = ["drill", *(f"service:{name}" for name in systems.estate.service_by_name)]
     held = [lease for name in names if (lease := ledger.current_lease(name)) and lease.holder != drill.id]
-    return [f"{lease.name} is held by {lease.holder} until {lease.expires_at:%H:%M:%S} UTC" for lease in held] + [
-        f"{one.scenario} of {one.site or one.service} is not undone yet ({one.id})"
-        for one in open_injections(systems.home)
-        if one.id != drill.id
+    frozen = current_freeze(ledger, systems.estate, now)
+    return [
+        *(f"{lease.name} is held by {lease.holder} until {lease.expires_at:%H:%M:%S} UTC" for lease in held),
+        *(f"{name} is on its way back to another site" for name in state.shares),
+        *([frozen.sentence] if frozen else []),
+        *(
+            f"{one.scenario} of {one.site or one.service} is not undone yet ({one.id})"
+            for one in open_injections(systems.home)
+            if one.id != drill.id
+        ),
     ]
 
 

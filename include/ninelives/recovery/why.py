@@ -118,7 +118,7 @@ def _loss(systems: Systems, service: Service, state: GatewayState, readiness: Se
     best = readiness.best
     if best is None:
         reason = readiness.reason or "it has no standby"
-        return [Sentence(f"If {active} were lost now, nothing could take over, and {otherwise}: {reason}.")]
+        return [Sentence(f"If {active} were lost now, nothing would take over, and {otherwise}: {reason}.")]
     took = _usual_seconds(systems, service)
     usual = f"; the last failover took {took[0]:.1f} s from its declaration" if took else ""
     rto = service.objective.rto.total_seconds()
