@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,6 +25,8 @@ log = logging.getLogger("ninelives.prober")
 
 FLUSH_EVERY = 1.0
 """Seconds; what a kill can lose, and what is lost then counts as unknown."""
+FLUSH_IN_FAULT = 0.1
+"""Seconds, while something is broken on purpose: a drill that must stop has to know at once."""
 TIDY_EVERY = 60.0
 """Seconds."""
 _MOST_WAITING = 200_000
@@ -126,9 +129,13 @@ class ProberService:
         done = asyncio.Event()
         probing = asyncio.create_task(prober.probe_until(done))
         stopping = asyncio.create_task(stop.wait())
+        flushed = time.monotonic()
         try:
             while not (probing.done() or stop.is_set()):
-                await asyncio.wait({probing, stopping}, timeout=FLUSH_EVERY, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({probing, stopping}, timeout=FLUSH_IN_FAULT, return_when=asyncio.FIRST_COMPLETED)
+                if not (probing.done() or stop.is_set()) and not self._due(flushed):
+                    continue
+                flushed = time.monotonic()
                 _refresh(targets)
                 await self._flush(prober, journal)
                 if watched.changed():
@@ -147,6 +154,10 @@ class ProberService:
                 await probing
             finally:
                 await self._flush(prober, journal)
+
+    def _due(self, flushed: float) -> bool:
+        """Whether to write again, the last time having been at ``flushed`` on the monotonic clock."""
+        return time.monotonic() - flushed >= FLUSH_EVERY or any(self._home.injections.glob("*.json"))
 
     async def _flush(self, prober: Prober, journal: ProbeJournal) -> None:
         complete_until, probes = prober.complete_until(), self._waiting[:]

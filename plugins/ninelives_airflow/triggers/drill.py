@@ -10,11 +10,18 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 LOOK_EVERY = 0.5
-"""Seconds between two looks: the prober writes once a second."""
+"""Seconds between two looks at whether everything is back."""
+
+WATCH_EVERY = 0.02
+"""Seconds between two looks at whether the prober has written: while something is broken it does ten times a second."""
 
 
 class RecoveryTrigger(BaseTrigger):
-    """Fires when a drilled service has recovered for good, when the drill must stop, or when waiting is pointless."""
+    """Fires when a drilled service has recovered for good, when the drill must stop, or when waiting is pointless.
+
+    A drill that must stop is undone from here: the way through the scheduler to ``restore_site`` takes seconds, and
+    ``restore_site`` then finds it done.
+    """
 
     def __init__(self, *, plan: dict[str, Any], lost_at: str) -> None:
         super().__init__()
@@ -25,19 +32,24 @@ class RecoveryTrigger(BaseTrigger):
         return f"{__name__}.RecoveryTrigger", {"plan": self.plan, "lost_at": self.lost_at}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        from ninelives.drills.run import undo_fault
         from ninelives.drills.scenario import Drill
-        from ninelives.drills.watch import State, judge_progress
+        from ninelives.drills.watch import State, Watch
+        from ninelives.errors import NinelivesError
         from ninelives_airflow.hooks.estate import EstateHook
 
         systems = await asyncio.to_thread(EstateHook)
         drill = Drill(self.plan["id"], self.plan["scenario"], self.plan["service"], self.plan["site"])
-        lost_at = datetime.fromisoformat(self.lost_at)
-        while True:
-            progress = await asyncio.to_thread(judge_progress, systems, drill, self.plan["survivors"], lost_at)
-            if progress.state is not State.ONGOING:
-                yield TriggerEvent({"state": str(progress.state), "reason": progress.reason})
-                return
-            await asyncio.sleep(LOOK_EVERY)
+        watch = Watch(systems, drill, self.plan["survivors"], datetime.fromisoformat(self.lost_at))
+        while not watch.due() or (progress := await asyncio.to_thread(watch.look)).state is State.ONGOING:
+            await asyncio.sleep(WATCH_EVERY)
+        if progress.state is State.ABORT:
+            self.log.warning("The drill must stop: %s", progress.reason)
+            try:
+                await asyncio.to_thread(undo_fault, systems, drill, by="abort")
+            except NinelivesError as error:
+                self.log.error("It could not be undone at once, so restore_site has to: %s", error)
+        yield TriggerEvent({"state": str(progress.state), "reason": progress.reason})
 
 
 class ReturnTrigger(BaseTrigger):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from support.abort import INTERVAL as PERIOD
+from support.abort import abort_latency
 
 from ninelives.drills.scenario import Drill
 from ninelives.drills.watch import State, judge_progress
@@ -48,8 +52,9 @@ class Measured:
         }  # fmt: skip
         heartbeat_file(self.systems.home.probes).write_text(json.dumps(beat))
 
-    def judge(self) -> State:
-        return judge_progress(self.systems, DRILL, ["late-arrival"], LOST_AT, self.now).state
+    def judge(self, scenario: str = "site-loss") -> State:
+        drill = replace(DRILL, scenario=scenario)
+        return judge_progress(self.systems, drill, ["late-arrival"], LOST_AT, self.now).state
 
 
 def degraded_for(seconds: float) -> Any:
@@ -85,3 +90,29 @@ def test_without_a_prober_nothing_is_taken_for_recovered(tmp_path: Path) -> None
     soon, late = LOST_AT + timedelta(seconds=10), LOST_AT + timedelta(seconds=200)
     assert judge_progress(systems, DRILL, [], LOST_AT, soon).state is State.ONGOING
     assert judge_progress(systems, DRILL, [], LOST_AT, late).state is State.GIVEN_UP
+
+
+@pytest.mark.parametrize("scenario", ["registry-lost", "slow-store", "partition", "provider-silent"])
+def test_what_users_should_not_feel_is_kept_away_for_long_enough_and_no_longer(tmp_path: Path, scenario: str) -> None:
+    assert Measured(tmp_path / "early", 19).judge(scenario) is State.ONGOING
+    assert Measured(tmp_path / "late", 21).judge(scenario) is State.RECOVERED
+    ill = Measured(tmp_path / "ill", 21, late_arrival=lambda since: Outcome.FAILED if since > 17 else Outcome.GOOD)
+    assert ill.judge(scenario) is State.ABORT
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"), [(None, State.ONGOING), ("met", State.RECOVERED), ("missed", State.RECOVERED)]
+)
+def test_damage_is_kept_until_the_estates_own_check_has_spoken(
+    tmp_path: Path, verdict: str | None, state: State
+) -> None:
+    measured = Measured(tmp_path, 10)
+    record = SimpleNamespace(facts={"verdict": verdict}) if verdict else None
+    measured.systems.ledger = lambda: SimpleNamespace(written={"check/drill-1": record}.get)
+    assert measured.judge("corrupt-object") is state
+
+
+def test_a_drill_that_must_stop_is_told_so_within_one_probe_period_and_250_ms(tmp_path: Path) -> None:
+    """``tests/benchmarks/bench_abort.py`` measures the 99th percentile of many more."""
+    found = [abort_latency(tmp_path / str(number), 0.1 + number * 0.03) for number in range(3)]
+    assert statistics.median(found) <= PERIOD + 0.25, found

@@ -1,0 +1,284 @@
+"""Every scenario on real processes and real bytes: injected, seen to be in, undone, and nothing left behind.
+
+One light estate for the whole file, without Airflow and registry; each test leaves it as it found it, because that is
+what is under test. The registry is lost with the same fault as the provider; it takes half a minute to start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.estate import free_base
+from support.models import ROW, estate_of_two_sites, publish
+from support.processes import wait_until
+
+from ninelives.adapters.connected import ConnectedEstate
+from ninelives.adapters.connections import FileConnections
+from ninelives.adapters.faults import brake_is_on
+from ninelives.drills.preflight import resolve_site
+from ninelives.drills.run import inject_fault, is_back, record_drill, run_check, undo_fault
+from ninelives.drills.scenario import Drill
+from ninelives.drills.scenarios import SCENARIOS
+from ninelives.drills.state import left_behind, state_facts
+from ninelives.drills.watch import State, Watch
+from ninelives.errors import Refused, Unavailable
+from ninelives.estate import load_estate
+from ninelives.home import Home
+from ninelives.injections import Slowed, Stopped, find_injection, open_injection, open_injections
+from ninelives.releases.publish import read_release, record_golden
+from ninelives.replication.replicate import replicate_dataset
+from ninelives.stack import lifecycle, processes
+from ninelives.stack.programs import Part
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+WITHOUT = frozenset({Part.AIRFLOW, Part.MLFLOW}) | {part for part in Part if part.value == "vault"}
+STREAM = {
+    "name": "arrivals",
+    "site": "paris",
+    "source": {"prefix": "rows/"},
+    "format": "parquet",
+    "every": "15min",
+    "version": 1,
+    "keys": ["id"],
+    "fields": [
+        {"name": "id", "type": "int64", "at_least": 0},
+        {"name": "city", "type": "string", "allowed": ["paris", "dublin"]},
+        {"name": "delay", "type": "int64", "nullable": True, "at_most": 1000},
+    ],
+}
+
+
+class World:
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.systems = ConnectedEstate(
+            load_estate(home.root / "estate.yaml"), FileConnections(home.connections_file), home
+        )
+        self._drills = 0
+
+    def fill(self) -> None:
+        """Two models, a dataset with its copy, and replicas that are warm."""
+        systems = self.systems
+        for site in ("paris", "dublin"):
+            for model in ("alpha", "beta"):
+                publish(systems.store(site), model)
+        for number in range(3):
+            table = pa.table({"id": range(9), "city": ["paris", "dublin", "paris"] * 3, "delay": [None] * 9})
+            data = io.BytesIO()
+            pq.write_table(table.cast(pa.schema({"id": "int64", "city": "string", "delay": "int64"})), data)
+            systems.store("paris").put("data", f"rows/part={number}.parquet", data.getvalue())
+        replicate_dataset(systems, "rows", "paris", "dublin")
+        for model in ("alpha", "beta"):
+            release = read_release(systems.store("paris"), model)
+            assert release is not None
+            record_golden(self.home, release)
+        for replica in (one for site in ("paris", "dublin") for one in systems.replicas(site)):
+            for model in ("alpha", "beta"):
+                replica.load(model)
+        for service in ("alpha", "beta"):
+            wait_until(lambda name=service: set(systems.gateway().healthy_sites(name).values()) == {2}, "warm replicas")
+
+    def drill(self, scenario: str, service: str = "beta") -> Drill:
+        self._drills += 1
+        state = self.systems.gateway().state()
+        site = resolve_site(self.systems.estate, state, service, "", scenario)
+        drill = Drill(f"drill-{self._drills}", scenario, service, site)
+        assert SCENARIOS[scenario].reasons(self.systems, drill, state) == []
+        return drill
+
+    def process(self, program: str) -> psutil.Process:
+        (pid,) = (row["pid"] for row in lifecycle.status(self.home)["programs"] if row["program"] == program)
+        return psutil.Process(pid)
+
+    def returned(self, drill: Drill) -> dict[str, Any]:
+        """Undo, wait until the estate is as it was, and what the evidence will say about that."""
+        undo_fault(self.systems, drill, by="test")
+        wait_until(lambda: is_back(self.systems, drill), f"the return from {drill.subject}", every=0.1)
+        injection = find_injection(self.home, drill.id)
+        assert injection is not None
+        assert injection.undone_by == "test"
+        facts = dict(state_facts(self.systems, injection))
+        assert facts["verdict"] == "met", facts
+        lease = self.systems.ledger().current_lease("drill")
+        assert lease is not None
+        self.systems.ledger().release_lease(lease)
+        return facts
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("scenarios")
+    declared = estate_of_two_sites(without="gamma").model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    declared["models"] = [model for model in declared["models"] if model["name"] != "gamma"]
+    (folder / "source.yaml").write_text(json.dumps({**declared, "streams": [STREAM]}))
+    home = Home(folder / "home")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("NINELIVES_PORT_BASE", str(free_base()))
+        environment.setenv("NINELIVES_PROBE_RATE", "20")
+        environment.setenv("NINELIVES_HOME", str(home.root))
+        try:
+            lifecycle.up(home, folder / "source.yaml", WITHOUT)
+            world = World(home)
+            world.fill()
+            yield world
+        finally:
+            lifecycle.down(home)
+    assert processes.remaining(home) == []
+
+
+def answers(world: World, service: str) -> bool:
+    return dict(world.systems.client(world.systems.estate.service_by_name[service])([ROW]).outputs)["total"] == [3.5]
+
+
+def test_a_killed_replica_stays_down_and_comes_back(world: World) -> None:
+    drill = world.drill("replica-killed")
+    (fault,) = inject_fault(world.systems, drill).faults
+    assert isinstance(fault, Stopped)
+    assert not world.systems.faults().running()[fault.program]
+    lifecycle.up(world.home)  # somebody who starts the stack in mid-drill does not help it
+    assert not world.systems.faults().running()[fault.program]
+    assert answers(world, "beta")
+    world.returned(drill)
+
+
+def test_a_wedged_replica_takes_connections_and_answers_nobody_and_users_hardly_notice(world: World) -> None:
+    """The whole drill but Airflow: steady state, injection, watch, undoing, evidence."""
+    systems, drill = world.systems, world.drill("replica-wedged")
+    survivors = SCENARIOS[drill.scenario].survivors(systems.estate, systems.gateway().state(), drill)
+    injection = inject_fault(systems, drill)
+    assert injection.lost_at is not None
+    (fault,) = injection.faults
+    assert fault.kind == "frozen"
+    assert world.process(fault.program).status() == psutil.STATUS_STOPPED
+    with pytest.raises(Unavailable):
+        systems.replicas(drill.site)[0].live()
+    watch = Watch(systems, drill, survivors, injection.lost_at)
+    wait_until(lambda: watch.look().state is not State.ONGOING, "the end of the drill", every=0.1)
+    seen = watch.look()
+    assert seen.state is State.RECOVERED, seen
+    undo_fault(systems, drill, by="test")
+    wait_until(lambda: is_back(systems, drill), "the return")
+    facts = record_drill(systems, drill, data_loss=None, run="test").facts
+    assert facts["state"]["verdict"] == "met", facts["state"]
+    assert set(facts["verdicts"]) == {"rto"}
+    assert (facts["verdict"], facts["felt"]["beta"]["wrong"]) == ("met", 0), facts
+
+
+def test_a_killed_gateway_is_started_again_by_its_supervisor(world: World) -> None:
+    drill = world.drill("gateway-lost")
+    before = world.process("gateway").pid
+    inject_fault(world.systems, drill)
+    wait_until(lambda: answers(world, "beta"), "answers through a new gateway")
+    assert world.process("gateway").pid != before
+    world.returned(drill)
+
+
+def test_a_partition_stops_the_copying_and_not_the_users(world: World) -> None:
+    drill = world.drill("partition")
+    assert drill.site == "dublin"
+    inject_fault(world.systems, drill)
+    with pytest.raises(Unavailable):
+        world.systems.store("dublin").ping()
+    assert answers(world, "alpha")
+    world.returned(drill)
+    world.systems.store("dublin").ping()
+
+
+def test_a_slow_store_answers_late_and_at_once_again_when_it_is_over(world: World) -> None:
+    drill = world.drill("slow-store")
+    (fault,) = inject_fault(world.systems, drill).faults
+    assert isinstance(fault, Slowed)
+    assert longest_ping(world) > 0.3
+    world.returned(drill)
+    wait_until(lambda: not brake_is_on(world.home, fault), "the end of the brake")
+    assert longest_ping(world) < 0.3
+
+
+def longest_ping(world: World) -> float:
+    longest = 0.0
+    for _ in range(4):
+        began = time.monotonic()
+        world.systems.store("dublin").ping(timeout=5.0)
+        longest = max(longest, time.monotonic() - began)
+    return longest
+
+
+@pytest.mark.parametrize("scenario", ["corrupt-object", "corrupt-artefact"])
+def test_damage_is_found_named_and_repaired_by_the_estates_own_check(world: World, scenario: str) -> None:
+    systems, drill = world.systems, world.drill(scenario, "alpha")
+    (fault,) = inject_fault(systems, drill).faults
+    assert fault.kind == "flipped"
+    assert sha256(systems.store("dublin").get(fault.bucket, fault.key)) != fault.sha256
+    assert left_behind(systems, find_injection(world.home, drill.id) or pytest.fail("it is open"))
+    found = run_check(systems, drill)
+    assert found is not None
+    assert found["verdict"] == "met", found
+    assert found["found"] == [["dublin", fault.key, "damaged", "repaired"]]
+    assert run_check(systems, drill) == found, "asked again, the first look stands"
+    world.returned(drill)
+
+
+def test_damage_that_nobody_repairs_is_mended_by_the_clean_up(world: World) -> None:
+    systems, drill = world.systems, world.drill("corrupt-object", "alpha")
+    (fault,) = inject_fault(systems, drill).faults
+    assert fault.kind == "flipped"
+    world.returned(drill)
+    assert sha256(systems.store("dublin").get(fault.bucket, fault.key)) == fault.sha256
+
+
+def sha256(data: bytes | None) -> str:
+    return hashlib.sha256(data or b"").hexdigest()
+
+
+def test_a_silent_provider_is_stopped_and_comes_back(world: World) -> None:
+    drill = world.drill("provider-silent")
+    inject_fault(world.systems, drill)
+    assert not world.systems.faults().running()["feeder"]
+    undo_fault(world.systems, drill, by="test")
+    assert world.systems.faults().running()["feeder"]
+    world.systems.ledger().release_lease(world.systems.ledger().current_lease("drill"))  # type: ignore[arg-type]
+
+
+def test_nonsense_waits_in_quarantine_sound_records_pass_and_nothing_of_it_stays(world: World) -> None:
+    systems, drill = world.systems, world.drill("provider-nonsense", "alpha")
+    inject_fault(systems, drill)
+    found = run_check(systems, drill)
+    assert found is not None
+    assert (found["planted"], found["quarantined"], found["landed"]) == (5, 5, 1), found
+    assert found["verdict"] == "met"
+    world.returned(drill)
+    assert list(systems.store("paris").list("data", "_drills/")) == []
+    assert list(systems.store("paris").list("data", "_manifests/_drills/")) == []
+
+
+def test_the_keeper_mends_from_the_file_alone_when_everybody_else_is_gone(world: World) -> None:
+    """The brake dies with the store stopped, and nobody is left of the drill."""
+    systems, drill = world.systems, world.drill("slow-store")
+    injection = inject_fault(systems, drill)
+    (brake,) = (one for one in processes.remaining(world.home) if "ninelives.adapters.brake" in one.cmdline())
+    wait_until(lambda: world.process("dublin-store").status() == psutil.STATUS_STOPPED, "the store is stopped")
+    os.kill(brake.pid, signal.SIGKILL)
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    open_injection(world.home, injection.model_copy(update={"expires_at": soon}))
+    wait_until(lambda: open_injections(world.home) == [], "the keeper's work")
+    undone = find_injection(world.home, drill.id)
+    assert undone is not None
+    assert undone.undone_by == "keeper"
+    assert longest_ping(world) < 0.3
+    assert left_behind(systems, undone) == []
+    with pytest.raises(Refused, match="was undone"):
+        inject_fault(systems, drill)
+    systems.ledger().release_lease(systems.ledger().current_lease("drill"))  # type: ignore[arg-type]
