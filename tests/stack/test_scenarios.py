@@ -23,10 +23,12 @@ import pytest
 from support.estate import free_base
 from support.models import ROW, estate_of_two_sites, publish
 from support.processes import wait_until
+from typer.testing import CliRunner
 
 from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.faults import brake_is_on
+from ninelives.cli import app
 from ninelives.drills.preflight import resolve_site
 from ninelives.drills.run import inject_fault, is_back, record_drill, run_check, undo_fault
 from ninelives.drills.scenario import Drill
@@ -123,6 +125,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("scenarios")
     declared = estate_of_two_sites(without="gamma").model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     declared["models"] = [model for model in declared["models"] if model["name"] != "gamma"]
+    calendar = [
+        {"scenario": "replica-wedged", "service": "beta", "every": "7d"},
+        {"scenario": "site-loss", "service": "alpha", "every": "7d"},
+    ]
+    declared["drills"] |= {"calendar": calendar}
     (folder / "source.yaml").write_text(json.dumps({**declared, "streams": [STREAM]}))
     home = Home(folder / "home")
     with pytest.MonkeyPatch.context() as environment:
@@ -175,6 +182,11 @@ def test_a_wedged_replica_takes_connections_and_answers_nobody_and_users_hardly_
     assert facts["state"]["verdict"] == "met", facts["state"]
     assert set(facts["verdicts"]) == {"rto"}
     assert (facts["verdict"], facts["felt"]["beta"]["wrong"]) == ("met", 0), facts
+    said = CliRunner().invoke(app, ["drill", "coverage", "--json"])
+    planned = {one["scenario"]: one for one in json.loads(said.stdout) if one["due"]}
+    assert (planned["replica-wedged"]["result"], planned["replica-wedged"]["overdue_seconds"]) == ("met", None)
+    assert planned["site-loss"]["result"] == "never"
+    assert said.exit_code == 3, "the loss of a site is overdue"
 
 
 def test_a_killed_gateway_is_started_again_by_its_supervisor(world: World) -> None:
