@@ -19,11 +19,13 @@ from ninelives.replication.manifest import ManifestObject
 
 REREAD_OBJECTS = 32
 REREAD_BYTES = 64 * 2**20
-"""Old objects read again at both sites in each run, even where the rotation asks for less."""
+"""Old objects that may be read again at both sites in each run, even where the rotation asks for less."""
 
 LAPS = 3
 """Laps within the time in which every byte has to be read: what a lap passed first is read last in the next one, and
 a run may be late."""
+
+_ROUNDING = 1e-9
 
 MOST_NAMED = 100
 """Findings that one piece of evidence names; it counts them all."""
@@ -56,10 +58,10 @@ class Rotation(BaseModel):
         """Every object was read later than this; ``None`` until the first lap is done."""
         return self.last_lap_began
 
-    def share(self, now: datetime, within: timedelta) -> float:
-        """Of a lap, due now."""
+    def share(self, now: datetime, within: timedelta) -> float | None:
+        """Of a lap, due now; ``None``: nobody knows when something was last read."""
         if self.read_at is None:
-            return 0.0
+            return None
         return min(1.0, max(0.0, (now - self.read_at) / (within / LAPS)))
 
     def advanced(self, old: Sequence[ManifestObject], chosen: Sequence[ManifestObject], now: datetime) -> Rotation:
@@ -91,22 +93,30 @@ def read_rotation(store: ObjectStore, dataset: str, bucket: str, part: str = "")
         return Rotation()
 
 
-def next_to_read(old: Sequence[ManifestObject], after: str, share: float = 0.0) -> list[ManifestObject]:
+def next_to_read(old: Sequence[ManifestObject], after: str, share: float | None = None) -> list[ManifestObject]:
     """The objects that follow ``after`` in key order, around the end: ``share`` of the objects and bytes together.
 
-    At least one if there is any, and as many more as cost little anyway.
+    As many more as cost little anyway; one that costs more waits until as much as it is due. ``None`` reads one at
+    least.
     """
     chosen: list[ManifestObject] = []
     total = sum(o.size for o in old) or 1
     size, done = 0, 0.0
     for o in sorted(old, key=lambda o: (o.key <= after, o.key)):
+        # Half by count, half by bytes: whatever the sizes are, the shares of a lap add up to the whole.
+        part = (1 / len(old) + o.size / total) / 2
         cheap = len(chosen) < REREAD_OBJECTS and size + o.size <= REREAD_BYTES
-        if chosen and not cheap and done >= share:
+        if share is None:
+            due = not chosen
+        elif chosen:
+            due = done < share  # the last one may exceed it: what is read too early is not missing later
+        else:
+            due = part <= share + _ROUNDING  # or a dataset of one large object would be read in every run
+        if not cheap and not due:
             break
         chosen.append(o)
         size += o.size
-        # Half by count, half by bytes: whatever the sizes are, the shares of a lap add up to the whole.
-        done += (1 / len(old) + o.size / total) / 2
+        done += part
     return chosen
 
 

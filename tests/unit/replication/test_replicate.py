@@ -14,7 +14,7 @@ from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate.model import Deletions
 from ninelives.replication import proof as module
 from ninelives.replication.manifest import ManifestObject, manifest_key, read_manifest, scan, write_manifest
-from ninelives.replication.proof import Finding, begun, next_to_read
+from ninelives.replication.proof import Finding, Rotation, begun, next_to_read
 from ninelives.replication.replicate import (
     Policy,
     ReplicationResult,
@@ -303,10 +303,23 @@ def test_every_byte_is_read_within_the_declared_time_whatever_the_sizes(hours: l
             now += timedelta(hours=step)
             chosen = next_to_read(old, rotation.after, rotation.share(now, within))
             read |= {o.key: now for o in chosen}
-            rotation = rotation.advanced(old, chosen, now)
+            rotation = rotation.advanced(old, chosen, now) if chosen else rotation
             assert rotation.verified_since is not None
             assert min(read.values()) >= rotation.verified_since
             assert now - rotation.verified_since <= within
+
+
+def test_one_large_object_is_read_again_when_it_is_due_and_not_in_every_run() -> None:
+    old = [ManifestObject(key="weights", size=2 * 10**9, sha256="0" * 64)]
+    now, within = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=7)
+    rotation, read = begun(now), []
+    for _ in range(7 * 96):
+        now += timedelta(minutes=15)
+        if chosen := next_to_read(old, rotation.after, rotation.share(now, within)):
+            rotation = rotation.advanced(old, chosen, now)
+            read.append(now)
+    assert len(read) == 3
+    assert next_to_read(old, "", Rotation().share(now, within)) == old, "of an unknown past something is read at once"
 
 
 def test_an_object_that_is_nowhere_any_more_is_corrupted(pair: Pair) -> None:
