@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.engine import URL
 from support.models import estate_of_two_sites, publish
-from support.postgres import libpq, postgres, run_sql
+from support.postgres import libpq, run_sql
 from support.sites import KEY, SECRET, Site
 from support.vault import VaultProcess
 
@@ -49,6 +49,7 @@ PLAIN = (
 def backed_up_estate() -> Estate:
     document = estate_of_two_sites().model_dump(mode="json")
     document["people"].append({"name": "hedy", "roles": ["keeper"]})
+    document["drills"]["approval"] = "none"
     document["vault"] = {"site": "reykjavik", "keeper": "hedy"}
     document["backups"] = {"schedule": "30 2 * * *", "rpo": "26h", "rto": "5min", "verify": "30 4 * * *"}
     return Estate.model_validate(document)
@@ -130,11 +131,11 @@ class BackedUp:
 
 
 @contextmanager
-def backed_up(folder: Path, empty_vault: Path, *, mlflow: bool = False) -> Iterator[BackedUp]:
-    with postgres() as server:
-        world = BackedUp(folder, server, empty_vault, mlflow=mlflow)
-        try:
-            world.start()
-            yield world
-        finally:
-            world.stop()
+def backed_up(folder: Path, server: URL, empty_vault: Path, *, mlflow: bool = False) -> Iterator[BackedUp]:
+    """:param server: several may share one, each with databases of its own"""
+    world = BackedUp(folder, server, empty_vault, mlflow=mlflow)
+    try:
+        world.start()
+        yield world
+    finally:
+        world.stop()

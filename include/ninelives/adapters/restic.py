@@ -6,8 +6,8 @@ restic 0.14 (Debian 12) and later. Traps of it that are met here:
   no index names, or at names that are no hash. So each small file is read and hashed against its name here, and the
   listing is compared with what restic says it uses.
 - ``restore`` writes wrong files and only then ends with an error: the caller restores into a folder apart.
-- ``forget`` at an append-only server tries for three quarters of a minute before it believes the refusal.
-- A server that goes away in mid-work is retried for 15 minutes: so it is knocked at.
+- What cannot be read, and what may not be removed, is tried again for up to 15 minutes: here three times are enough.
+- A server that goes away in mid-work is retried as long: so it is knocked at.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,13 +46,18 @@ _KEY = {"created", "username", "hostname", "kdf", "N", "r", "p", "salt", "data"}
 _ORPHAN = re.compile(r"pack ([0-9a-f]{8,64})\S*: not referenced in any index")
 _HOPELESS_AFTER = 10.0
 """Seconds of a vault that does not listen, after which its child is ended."""
-_KNOCK_EVERY = 1.0
+_LOOK_EVERY = 0.5
+_TRIES = 3
+"""Of one and the same request, after which a vault that answers is believed."""
+_RETRIED = re.compile(r"^(\w+\(.*?\)) returned error, retrying after", re.MULTILINE)
 _GONE = re.compile(
-    r"connection refused|connection reset|dial tcp|no route to host|i/o timeout|unexpected EOF|server response: 5\d\d"
+    r"connection refused|connection reset|dial tcp|no route to host|i/o timeout|server response: 5\d\d"
     r"|no space left on device",
     re.IGNORECASE,
 )
 _LOCKED = re.compile(r"already locked|unable to create lock", re.IGNORECASE)
+_MOST_SAID = 2**20
+"""Bytes of what restic complains of that are looked at."""
 _WRONG_KEY = re.compile(r"wrong password or no key found", re.IGNORECASE)
 _FORBIDDEN = re.compile(r"401|403 Forbidden|\b403\b", re.IGNORECASE)
 
@@ -333,27 +339,31 @@ class Restic:
             except OSError as error:
                 raise Unavailable(f"restic could not be started: {error}") from error
             try:
-                self._await(child)
+                given_up = self._await(child, errors)
             finally:
                 if child.poll() is None:
                     child.kill()
                     child.wait()
             for file in (text, errors):
                 file.seek(0)
-            return child.returncode, text.read().decode(errors="replace"), errors.read().decode(errors="replace")
+            code = 1 if given_up else child.returncode
+            return code, text.read().decode(errors="replace"), errors.read().decode(errors="replace")
 
-    def _await(self, child: subprocess.Popen[bytes]) -> None:
-        """Until it ends, or the vault has not listened for too long.
+    def _await(self, child: subprocess.Popen[bytes], errors: IO[bytes]) -> bool:
+        """Until it ends, or asks for the same thing in vain; says whether the latter.
 
-        :raises Unavailable: the latter
+        :raises Unavailable: the vault has not listened for too long
         """
         silent_since: float | None = None
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_KNOCK_EVERY)
-                return
+                child.wait(_LOOK_EVERY)
+                return False
             if self._listens():
                 silent_since = None
+                said = os.pread(errors.fileno(), _MOST_SAID, 0).decode(errors="replace")
+                if max(Counter(_RETRIED.findall(said)).values(), default=0) >= _TRIES and not _GONE.search(said):
+                    return True
             elif silent_since is None:
                 silent_since = time.monotonic()
             elif time.monotonic() - silent_since > _HOPELESS_AFTER:

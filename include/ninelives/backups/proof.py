@@ -235,14 +235,18 @@ def _registry_opens(server: ScratchServer, manifest: BackupManifest) -> list[str
 # --- what follows from it ----------------------------------------------------------------------------------------
 
 
-def refuse_unproven(records: Sequence[Record]) -> None:
-    """:raises Corrupted: a backup or the vault is damaged
-    :raises Refused: a promise of time is broken: a backup is stale, bytes were not read, a restore took too long
+def refuse_unproven(records: Sequence[Record], *, restored: bool = True) -> None:
+    """:param restored: a restore must be among them
+    :raises Corrupted: a backup or the vault is damaged
+    :raises Refused: nothing was proven, or a promise of time is broken: a backup is stale, bytes were not read, a
+        restore took too long
     """
     damaged = [record for record in records if record.facts["verdict"] == "corrupted"]
     if damaged:
         said = [f"{problem} (evidence {one.seq})" for one in damaged for problem in one.facts["problems"][:5]]
         raise Corrupted(f"backups: {'; '.join(said)}; make a new backup now, and keep the vault as it is for a look")
+    if lacking := {CHECK, *([RESTORE] if restored else [])} - {record.kind for record in records}:
+        raise Refused("backups", [f"there is no evidence of kind {kind} from this run" for kind in sorted(lacking)])
     missed = [record for record in records if record.facts["verdict"] != "met"]
     if missed:
         reasons = []

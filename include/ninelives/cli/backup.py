@@ -79,11 +79,11 @@ def verify(
     systems = _connected()
     name = f"ninelives backup verify {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     records = [examine(systems, run=name, whole=whole)]
-    if restore and records[0].facts["verdict"] != "corrupted":
+    if restore and records[0].facts["snapshots"] and records[0].facts["verdict"] != "corrupted":
         records += [prove_restore(systems, snapshot, run=name) for snapshot in choose(systems, name)]
     emit(summary(records), as_json=as_json, text=lambda: "\n".join(map(_proof, records)))
     try:
-        refuse_unproven(records)
+        refuse_unproven(records, restored=restore)
     except Refused as error:
         errors.print(str(error), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(ExitCode.MISSED) from error

@@ -180,7 +180,13 @@ def test_a_contradiction_is_found_where_it_is(changes: list[tuple[str, Any]], pa
         pytest.param([("drills.schedule", None)], id="drills by hand only"),
         pytest.param([("services.0.golden.1.inputs.hour", 7.5)], id="a feature may be whole or not: both are numbers"),
         pytest.param(
-            [("datasets.0.residency", ["eu", "uk"]), ("sites.0.region", "eu"), ("sites.1.region", "uk")],
+            [
+                ("datasets.0.residency", ["eu", "uk"]),
+                *(
+                    (f"{place}.region", region)
+                    for place, region in (("sites.0", "eu"), ("sites.1", "uk"), ("vault", "uk"))
+                ),
+            ],
             id="data may be in each of its regions",
         ),
         pytest.param([("drills.min_good", "99%")], id="a drill may stop exactly at the promised quality"),
