@@ -53,6 +53,11 @@ class Home:
         return self.root / "injections"
 
     @property
+    def experiments(self) -> Path:
+        """``<name>.json``: experiments of one's own, in Chaos Toolkit's format, which drills run."""
+        return self.root / "experiments"
+
+    @property
     def expectations(self) -> Path:
         """``<suite>/suite.json`` per dataset: ``$NINELIVES_EXPECTATIONS``, by default the folder of the source tree."""
         return Path(os.environ.get("NINELIVES_EXPECTATIONS") or Path(__file__).parents[2] / "expectations").resolve()

@@ -94,7 +94,18 @@ class Planted(_Fault):
     """Its bytes."""
 
 
-Fault = SiteLost | Stopped | Killed | Frozen | Slowed | Flipped | Planted
+class Experiment(_Fault):
+    """A user's experiment runs, in a process of its own (``adapters/chaos.py``); its rollbacks undo it."""
+
+    kind: Literal["experiment"] = "experiment"
+    name: str
+    injection: str
+    document: str
+    """Chaos Toolkit's JSON, as it was when the drill began."""
+    site: None = None
+
+
+Fault = SiteLost | Stopped | Killed | Frozen | Slowed | Flipped | Planted | Experiment
 """One thing that is broken, with all that is needed to break and to mend it."""
 
 AnyFault = Annotated[Fault, Field(discriminator="kind")]
@@ -200,6 +211,11 @@ def find_injection(home: Home, injection_id: str) -> Injection | None:
         except FileNotFoundError:
             continue
     return None
+
+
+def experiment_journal(home: Home, injection_id: str) -> Path:
+    """What Chaos Toolkit says of an experiment's method, once that is through."""
+    return home.injections / "journals" / f"{injection_id}.json"
 
 
 @contextmanager

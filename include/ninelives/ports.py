@@ -531,6 +531,10 @@ class FaultControl(Protocol):
         """Every program that is known here, and whether it runs."""
         ...
 
+    def check(self, fault: Fault) -> None:
+        """Raise ``Refused`` where it could not be broken, or not undone; changes nothing."""
+        ...
+
     def inject(self, fault: Fault) -> datetime:
         """Break it; return the instant just before (UTC). Breaking what is broken is not an error."""
         ...

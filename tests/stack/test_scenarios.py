@@ -1,7 +1,7 @@
 """Every scenario on real processes and real bytes: injected, seen to be in, undone, and nothing left behind.
 
-One light estate for the whole file, without Airflow and registry; each test leaves it as it found it, because that is
-what is under test. The registry is lost with the same fault as the provider; it takes half a minute to start.
+One light estate for the whole file, without Airflow; each test leaves it as it found it, because that is what is under
+test. `make soak` measures each scenario from injection to verdict as users feel it, with registry, prober and feeder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -29,7 +31,8 @@ from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.faults import brake_is_on
 from ninelives.cli import app
-from ninelives.drills.preflight import resolve_site
+from ninelives.drills.experiments import judge_experiment, read_experiment
+from ninelives.drills.preflight import check_preflight, resolve_site
 from ninelives.drills.run import inject_fault, is_back, record_drill, run_check, undo_fault
 from ninelives.drills.scenario import Drill
 from ninelives.drills.scenarios import SCENARIOS
@@ -40,17 +43,19 @@ from ninelives.estate import load_estate
 from ninelives.home import Home
 from ninelives.injections import Slowed, Stopped, find_injection, open_injection, open_injections
 from ninelives.releases.publish import read_release, record_golden
+from ninelives.replication.acks import JOURNAL, read_acks
 from ninelives.replication.replicate import replicate_dataset
 from ninelives.stack import lifecycle, processes
 from ninelives.stack.programs import Part
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
-WITHOUT = frozenset({Part.AIRFLOW, Part.MLFLOW}) | {part for part in Part if part.value == "vault"}
+LIGHT = frozenset(Part) - {Part.GATEWAY, Part.KEEPER}
+MEASURED = LIGHT - {Part.MLFLOW, Part.PROBER, Part.FEEDER}
 STREAM = {
     "name": "arrivals",
     "site": "paris",
-    "source": {"prefix": "rows/"},
+    "source": {"prefix": "flights/", "contains": "/part="},
     "format": "parquet",
     "every": "15min",
     "version": 1,
@@ -81,8 +86,8 @@ class World:
             table = pa.table({"id": range(9), "city": ["paris", "dublin", "paris"] * 3, "delay": [None] * 9})
             data = io.BytesIO()
             pq.write_table(table.cast(pa.schema({"id": "int64", "city": "string", "delay": "int64"})), data)
-            systems.store("paris").put("data", f"rows/part={number}.parquet", data.getvalue())
-        replicate_dataset(systems, "rows", "paris", "dublin")
+            systems.store("paris").put("data", f"flights/part={number}.parquet", data.getvalue())
+        replicate_dataset(systems, "flights", "paris", "dublin")
         for model in ("alpha", "beta"):
             release = read_release(systems.store("paris"), model)
             assert release is not None
@@ -129,15 +134,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         {"scenario": "replica-wedged", "service": "beta", "every": "7d"},
         {"scenario": "site-loss", "service": "alpha", "every": "7d"},
     ]
-    declared["drills"] |= {"calendar": calendar}
-    (folder / "source.yaml").write_text(json.dumps({**declared, "streams": [STREAM]}))
+    declared["drills"] |= {"calendar": calendar, "approval": "none"}
+    # Called as the feeder calls what it writes, which replays the demo's flights.
+    text = json.dumps({**declared, "streams": [STREAM]}).replace('"rows"', '"flights"')
+    (folder / "source.yaml").write_text(text)
     home = Home(folder / "home")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("NINELIVES_PORT_BASE", str(free_base()))
         environment.setenv("NINELIVES_PROBE_RATE", "20")
         environment.setenv("NINELIVES_HOME", str(home.root))
+        environment.setenv("NINELIVES_ESTATE", str(home.root / "estate.yaml"))
         try:
-            lifecycle.up(home, folder / "source.yaml", WITHOUT)
+            lifecycle.up(home, folder / "source.yaml", LIGHT)
             world = World(home)
             world.fill()
             yield world
@@ -161,32 +169,15 @@ def test_a_killed_replica_stays_down_and_comes_back(world: World) -> None:
     world.returned(drill)
 
 
-def test_a_wedged_replica_takes_connections_and_answers_nobody_and_users_hardly_notice(world: World) -> None:
-    """The whole drill but Airflow: steady state, injection, watch, undoing, evidence."""
+def test_a_wedged_replica_takes_connections_and_answers_nobody(world: World) -> None:
     systems, drill = world.systems, world.drill("replica-wedged")
-    survivors = SCENARIOS[drill.scenario].survivors(systems.estate, systems.gateway().state(), drill)
-    injection = inject_fault(systems, drill)
-    assert injection.lost_at is not None
-    (fault,) = injection.faults
+    (fault,) = inject_fault(systems, drill).faults
     assert fault.kind == "frozen"
     assert world.process(fault.program).status() == psutil.STATUS_STOPPED
     with pytest.raises(Unavailable):
         systems.replicas(drill.site)[0].live()
-    watch = Watch(systems, drill, survivors, injection.lost_at)
-    wait_until(lambda: watch.look().state is not State.ONGOING, "the end of the drill", every=0.1)
-    seen = watch.look()
-    assert seen.state is State.RECOVERED, seen
-    undo_fault(systems, drill, by="test")
-    wait_until(lambda: is_back(systems, drill), "the return")
-    facts = record_drill(systems, drill, data_loss=None, run="test").facts
-    assert facts["state"]["verdict"] == "met", facts["state"]
-    assert set(facts["verdicts"]) == {"rto"}
-    assert (facts["verdict"], facts["felt"]["beta"]["wrong"]) == ("met", 0), facts
-    said = CliRunner().invoke(app, ["drill", "coverage", "--json"])
-    planned = {one["scenario"]: one for one in json.loads(said.stdout) if one["due"]}
-    assert (planned["replica-wedged"]["result"], planned["replica-wedged"]["overdue_seconds"]) == ("met", None)
-    assert planned["site-loss"]["result"] == "never"
-    assert said.exit_code == 3, "the loss of a site is overdue"
+    assert answers(world, "beta")
+    world.returned(drill)
 
 
 def test_a_killed_gateway_is_started_again_by_its_supervisor(world: World) -> None:
@@ -255,15 +246,6 @@ def sha256(data: bytes | None) -> str:
     return hashlib.sha256(data or b"").hexdigest()
 
 
-def test_a_silent_provider_is_stopped_and_comes_back(world: World) -> None:
-    drill = world.drill("provider-silent")
-    inject_fault(world.systems, drill)
-    assert not world.systems.faults().running()["feeder"]
-    undo_fault(world.systems, drill, by="test")
-    assert world.systems.faults().running()["feeder"]
-    world.systems.ledger().release_lease(world.systems.ledger().current_lease("drill"))  # type: ignore[arg-type]
-
-
 def test_nonsense_waits_in_quarantine_sound_records_pass_and_nothing_of_it_stays(world: World) -> None:
     systems, drill = world.systems, world.drill("provider-nonsense", "alpha")
     inject_fault(systems, drill)
@@ -294,3 +276,148 @@ def test_the_keeper_mends_from_the_file_alone_when_everybody_else_is_gone(world:
     with pytest.raises(Refused, match="was undone"):
         inject_fault(systems, drill)
     systems.ledger().release_lease(systems.ledger().current_lease("drill"))  # type: ignore[arg-type]
+
+
+def test_the_command_line_says_what_is_due(world: World) -> None:
+    said = CliRunner().invoke(app, ["drill", "coverage", "--json"])
+    planned = [one for one in json.loads(said.stdout) if one["due"]]
+    assert [(one["scenario"], one["result"]) for one in planned] == [
+        ("replica-wedged", "never"),
+        ("site-loss", "never"),
+    ]
+    assert said.exit_code == 3, "what never ran is overdue"
+
+
+MUST_HOLD = {name: {str(promise) for promise in one.promises} for name, one in SCENARIOS.items()}
+
+
+@pytest.fixture(scope="module")
+def measured(world: World) -> Iterator[World]:
+    """The same estate with registry, prober and feeder."""
+    lifecycle.up(world.home, without=MEASURED)
+    wait_until(lambda: read_acks(world.home.feed / JOURNAL), "the provider writes", timeout=60)
+    yield world
+    lifecycle.up(world.home, without=LIGHT)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"site-loss", "experiment"}))
+def test_measured_from_injection_to_verdict_every_promise_holds_and_nothing_is_left_behind(
+    measured: World, scenario: str
+) -> None:
+    """All of a drill but Airflow: steady state, injection, the estate's own check, watch, undoing, evidence."""
+    systems, drill = measured.systems, measured.drill(scenario, "beta" if "replica" in scenario else "alpha")
+    steady = lambda: not [why for why in check_preflight(systems, drill).reasons if "correctly" in why]  # noqa: E731
+    wait_until(steady, "good answers for half a minute", timeout=60, every=1)
+    assert check_preflight(systems, drill).reasons == ()
+    survivors = SCENARIOS[scenario].survivors(systems.estate, systems.gateway().state(), drill)
+    injection = inject_fault(systems, drill)
+    assert injection.lost_at is not None
+    run_check(systems, drill)
+    watch = Watch(systems, drill, survivors, injection.lost_at)
+    wait_until(lambda: watch.due() and watch.look().state is not State.ONGOING, "the end of the drill", timeout=120)
+    seen = watch.look()
+    undo_fault(systems, drill, by="test")
+    wait_until(lambda: is_back(systems, drill), "the return", timeout=60)
+    facts = record_drill(systems, drill, data_loss=None, run="test").facts
+    felt = {name: (one["rto_seconds"], one["failed"], one["slow"]) for name, one in facts["felt"].items()}
+    print(scenario, facts["verdicts"], "rto, failed, slow:", felt, facts["check"] and facts["check"]["seconds"])
+    assert seen.state is State.RECOVERED, seen
+    assert facts["state"]["verdict"] == "met", facts["state"]
+    assert set(facts["verdicts"]) == MUST_HOLD[scenario]
+    assert facts["verdict"] == "met", facts
+    assert systems.ledger().current_lease("drill") is None
+    covered = json.loads(CliRunner().invoke(app, ["drill", "coverage", "--json"]).stdout)
+    assert [one["result"] for one in covered if (one["scenario"], one["service"]) == (scenario, drill.service)] == [
+        "met"
+    ]
+
+
+# --- experiments of users --------------------------------------------------------------------------------------------
+
+
+def experiment(world: World, name: str, **changes: Any) -> None:
+    """A valid one that writes a file and takes it away again, changed."""
+    mark = world.home.root / f"{name}.mark"
+    document = {
+        "title": name,
+        "description": "-",
+        "method": [activity("make", "touch", mark)],
+        "rollbacks": [activity("remove", "rm", f"-f {mark}")],
+        **changes,
+    }
+    world.home.experiments.mkdir(exist_ok=True)
+    (world.home.experiments / f"{name}.json").write_text(json.dumps(document))
+
+
+def activity(name: str, path: str, arguments: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "type": "action",
+        "name": name,
+        "provider": {"type": "process", "path": path, "arguments": str(arguments)},
+        **more,
+    }
+
+
+def test_a_users_experiment_runs_and_its_rollbacks_undo_it(world: World) -> None:
+    systems, mark = world.systems, world.home.root / "brief.mark"
+    experiment(world, "brief")
+    drill = replace(world.drill("experiment"), site="brief")
+    inject_fault(systems, drill)
+    journal = wait_until(lambda: read_experiment(world.home, drill.id), "the end of the method")
+    assert mark.exists(), "the rollbacks are not the library's to run"
+    assert judge_experiment(journal) == "met"
+    world.returned(drill)
+    assert not mark.exists()
+
+
+def test_an_experiment_that_must_stop_in_mid_pause_is_stopped_at_once_and_rolled_back(world: World) -> None:
+    """Chaos Toolkit itself would wait for the rest of the pause."""
+    systems, mark = world.systems, world.home.root / "pausing.mark"
+    experiment(world, "pausing", method=[activity("make", "touch", mark, pauses={"after": 600})])
+    drill = replace(world.drill("experiment"), site="pausing")
+    inject_fault(systems, drill)
+    wait_until(mark.exists, "the pause")
+    (child,) = (one for one in processes.remaining(world.home) if "ninelives.adapters.chaos" in one.cmdline())
+    began = time.monotonic()
+    undoing = Thread(target=undo_fault, args=(systems, drill), kwargs={"by": "test"})
+    undoing.start()
+    wait_until(lambda: not psutil.pid_exists(child.pid) or child.status() == "zombie", "its end", every=0.005)
+    assert time.monotonic() - began < 0.25
+    undoing.join()
+    assert read_experiment(world.home, drill.id) is None
+    world.returned(drill)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"dry": "activities"}, r"experiment\.dry: Chaos Toolkit ignores a dry that is text"),
+        ({"method": [activity("make", "true", "", dry="actions")]}, r"method\[0\]\.dry"),
+        ({"rollbacks": []}, "no rollbacks"),
+        ({"method": [{"type": "action", "name": "x"}]}, "Chaos Toolkit refuses it"),
+    ],
+    ids=["a dry run that would be real", "the same of one activity", "no way back", "not valid"],
+)
+def test_an_experiment_that_would_not_do_what_it_says_is_refused_beforehand(
+    world: World, changes: dict[str, Any], why: str
+) -> None:
+    experiment(world, "wrong", **changes)
+    (fault,) = SCENARIOS["experiment"].plan(world.systems, replace(world.drill("experiment"), site="wrong"))
+    with pytest.raises(Refused, match=why):
+        world.systems.faults().check(fault)
+
+
+def test_a_rollback_that_fails_leaves_the_fault_open_to_be_tried_again(world: World) -> None:
+    gate = world.home.root / "gate"
+    experiment(world, "stuck", rollbacks=[activity("remove", "test", f"-e {gate}")])
+    drill = replace(world.drill("experiment"), site="stuck")
+    inject_fault(world.systems, drill)
+    wait_until(lambda: read_experiment(world.home, drill.id), "the end of the method")
+    with pytest.raises(Unavailable, match="rollback of stuck failed"):
+        undo_fault(world.systems, drill, by="test")
+    assert [one.id for one in open_injections(world.home)] == [drill.id]
+    gate.touch()
+    world.returned(drill)

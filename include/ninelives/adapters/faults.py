@@ -18,10 +18,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ninelives.adapters.chaos import check_experiment, start_experiment, undo_experiment
 from ninelives.adapters.supervisor import ProcessInfo, Supervisor, SupervisorSite, answers
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.home import Home
-from ninelives.injections import Fault, Flipped, Frozen, Killed, Planted, SiteLost, Slowed, Stopped
+from ninelives.injections import Experiment, Fault, Flipped, Frozen, Killed, Planted, SiteLost, Slowed, Stopped
 from ninelives.ports import Connection, Connections, ObjectStore
 
 POLL = 0.05
@@ -52,6 +53,13 @@ class SupervisedFaults:
     def running(self) -> dict[str, bool]:
         return {info.name: info.state in {"RUNNING", "STARTING"} for info in self._supervisor(None).processes()}
 
+    def check(self, fault: Fault) -> None:
+        match fault:
+            case Flipped():
+                self._disk(fault)
+            case Experiment():
+                check_experiment(fault)
+
     def inject(self, fault: Fault) -> datetime:
         at = datetime.now(UTC)
         match fault:
@@ -69,6 +77,8 @@ class SupervisedFaults:
                 self._flip(fault)
             case Planted():
                 self._store(fault.site).put(fault.bucket, fault.folder + fault.name, bytes.fromhex(fault.hex))
+            case Experiment():
+                start_experiment(self._home, fault, self._environment(os.environ))
         return at
 
     def undo(self, fault: Fault) -> None:
@@ -84,6 +94,8 @@ class SupervisedFaults:
                 self._flip_back(fault)
             case Planted():
                 self._uproot(fault)
+            case Experiment():
+                undo_experiment(self._home, fault, self._environment(os.environ))
 
     # --- programs ------------------------------------------------------------------------------------------------
 

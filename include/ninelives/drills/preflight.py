@@ -12,6 +12,7 @@ from ninelives.drills.scenario import Drill
 from ninelives.drills.scenarios import find_scenario
 from ninelives.errors import NinelivesError, Refused
 from ninelives.estate import Estate, Service
+from ninelives.estate.model import ScenarioName
 from ninelives.injections import open_injections
 from ninelives.ports import GatewayState, Systems
 from ninelives.probing.measure import steady_state
@@ -43,6 +44,8 @@ def resolve_site(estate: Estate, state: GatewayState, service_name: str, site: s
     chosen, service = find_scenario(scenario), estate.service_by_name.get(service_name)
     if service is None:
         raise Refused("drill", [f"there is no service {service_name!r}; there are {', '.join(estate.service_by_name)}"])
+    if chosen.name is ScenarioName.EXPERIMENT:
+        return site  # which one
     if not chosen.name.at_a_site:
         return ""
     if site == "active":
@@ -101,7 +104,8 @@ def _scenario(systems: Systems, drill: Drill, service: Service, state: GatewaySt
     scenario = find_scenario(drill.scenario)
     reasons = scenario.reasons(systems, drill, state)
     if not reasons:
-        scenario.plan(systems, drill)
+        for fault in scenario.plan(systems, drill):
+            systems.faults().check(fault)
     return reasons
 
 

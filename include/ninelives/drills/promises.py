@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ninelives.drills.experiments import judge_experiment, read_experiment
 from ninelives.drills.scenario import Drill, Promise, Scenario
 from ninelives.errors import NinelivesError
 from ninelives.injections import Flipped, Injection
@@ -57,6 +58,8 @@ def _judge(
         case Promise.REPAIRED | Promise.QUARANTINED:
             record = systems.ledger().written(check_key(drill))
             return Verdict.UNKNOWN if record is None else Verdict(record.facts["verdict"])
+        case Promise.HYPOTHESIS:
+            return Verdict(judge_experiment(read_experiment(systems.home, injection.id)))
     return came_back(promise, systems, drill, injection)
 
 

@@ -221,7 +221,7 @@ def _measure(
         "lost_at": lost_at.isoformat(),
         "restored_at": injection.undone_at.isoformat() if injection.undone_at else None,
         "restored_by": injection.undone_by,
-        "broken": [fault.model_dump(mode="json", exclude={"hex"}) for fault in injection.to_undo],
+        "broken": [fault.model_dump(mode="json", exclude={"hex", "document"}) for fault in injection.to_undo],
         "objective": {"rto_seconds": objective.rto.total_seconds(), "rpo_seconds": objective.rpo.total_seconds()},
         "rpo_seconds": data_loss["rpo_seconds"] if data_loss else None,
         "data_loss": dict(data_loss) if data_loss else None,

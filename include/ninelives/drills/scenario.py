@@ -47,6 +47,8 @@ class Promise(StrEnum):
     """The registry answers again."""
     COPIES = "copies"
     """The copy has caught up: it is within its RPO."""
+    HYPOTHESIS = "hypothesis"
+    """The experiment's own steady state held, and none of its activities failed."""
     WRITES = "writes"
     """Writes go on where they stopped, and none is missing."""
 

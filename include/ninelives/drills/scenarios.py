@@ -11,7 +11,7 @@ from ninelives.drills.scenario import Drill, Promise, Scenario
 from ninelives.errors import Refused
 from ninelives.estate import Estate, Mode, Service
 from ninelives.estate.model import ScenarioName
-from ninelives.injections import Fault, Flipped, Frozen, Killed, SiteLost, Slowed, Stopped
+from ninelives.injections import Experiment, Fault, Flipped, Frozen, Killed, SiteLost, Slowed, Stopped
 from ninelives.ports import GatewayState, ObjectStore, Systems
 
 SLOW = (700, 100)
@@ -227,6 +227,21 @@ class ProviderNonsense(Scenario):
         return land_nonsense(systems, drill)
 
 
+class UserExperiment(Scenario):
+    name = ScenarioName.EXPERIMENT
+    breaks = "what an experiment of one's own says, in Chaos Toolkit's JSON below experiments/"
+    promises = (Promise.HYPOTHESIS,)
+
+    def plan(self, systems: Systems, drill: Drill) -> tuple[Fault, ...]:
+        folder = systems.home.experiments
+        known = {path.stem: path for path in sorted(folder.glob("*.json"))}
+        if drill.site not in known:
+            there = ", ".join(known) or "none"
+            raise Refused("drill", [f"there is no experiment {drill.site!r} in {folder}; there is {there}"])
+        document = known[drill.site].read_text("utf-8")
+        return (Experiment(name=drill.site, injection=drill.id, document=document),)
+
+
 SCENARIOS: Mapping[str, Scenario] = {
     scenario.name.value: scenario
     for scenario in (
@@ -241,6 +256,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         CorruptArtefact(),
         ProviderSilent(),
         ProviderNonsense(),
+        UserExperiment(),
     )
 }
 

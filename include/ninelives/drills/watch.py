@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ninelives.drills.experiments import read_experiment
 from ninelives.drills.promises import check_key
 from ninelives.drills.scenario import Drill, Promise, Scenario
 from ninelives.drills.scenarios import find_scenario
@@ -161,4 +162,7 @@ def _unfelt(systems: Systems, scenario: Scenario, drill: Drill, measured: timede
         if record is None:
             return None
         return Progress(State.RECOVERED, f"the estate's own check is done, its verdict is {record.facts['verdict']}")
+    if Promise.HYPOTHESIS in scenario.promises:
+        journal = read_experiment(systems.home, drill.id)
+        return Progress(State.RECOVERED, f"the experiment {journal['status']}") if journal else None
     return Progress(State.RECOVERED, f"kept for {measured.total_seconds():.0f} s")

@@ -20,6 +20,7 @@ from ninelives.estate.model import (
     Mode,
     Right,
     Role,
+    ScenarioName,
     Service,
     Vault,
 )
@@ -474,9 +475,12 @@ def _calendar(estate: Estate, drills: DrillPolicy, broken: Collection[str]) -> I
                 hint = closest(one.service, estate.service_by_name)
                 yield (*loc, "service"), f"{one.service} is not declared below services; correct the name: {hint}"
             continue
-        if one.site is None:
+        if one.scenario is ScenarioName.EXPERIMENT:
+            if one.site is None:
+                yield loc, "does not say which experiment; name it below site"
+        elif one.site is None:
             continue
-        if not one.scenario.at_a_site:
+        elif not one.scenario.at_a_site:
             yield (*loc, "site"), f"{one.scenario} is not about one site; leave site out"
         elif one.site not in service.sites:
             yield (*loc, "site"), f"{service.name} is not at {one.site}; name one of {', '.join(service.sites)}"

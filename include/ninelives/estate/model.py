@@ -78,11 +78,14 @@ class ScenarioName(StrEnum):
     CORRUPT_ARTEFACT = "corrupt-artefact"
     PROVIDER_SILENT = "provider-silent"
     PROVIDER_NONSENSE = "provider-nonsense"
+    EXPERIMENT = "experiment"
+    """A user's own, in Chaos Toolkit's JSON; its ``site`` is the experiment's name."""
 
     @property
     def at_a_site(self) -> bool:
         """Whether it breaks something of one site, which can be chosen."""
-        return self not in (self.GATEWAY_LOST, self.REGISTRY_LOST, self.PROVIDER_SILENT, self.PROVIDER_NONSENSE)
+        elsewhere = (self.GATEWAY_LOST, self.REGISTRY_LOST, self.PROVIDER_SILENT, self.PROVIDER_NONSENSE)
+        return self not in (*elsewhere, self.EXPERIMENT)
 
 
 class GateEngine(StrEnum):
@@ -215,7 +218,10 @@ class PlannedDrill(Declared):
 
     scenario: ScenarioName
     service: Name = Field(description="What is measured.")
-    site: Name | None = Field(default=None, description="Where; none: the site that the scenario is about just then.")
+    site: Name | None = Field(
+        default=None,
+        description="Where; none: the site that the scenario is about just then. Of an experiment: its name.",
+    )
     every: Duration = Field(description="How old the last measured drill of this kind may become.")
 
 

@@ -107,6 +107,7 @@ def test_night_after_night_everything_that_can_run_gets_its_turn(history: list[t
         ({"service": "arrival-delai"}, "drills.calendar[0].service", "did you mean arrival-delay?"),
         ({"site": "rome"}, "drills.calendar[0].site", "is not at rome"),
         ({"scenario": ScenarioName.GATEWAY_LOST, "site": "paris"}, "drills.calendar[0].site", "leave site out"),
+        ({"scenario": ScenarioName.EXPERIMENT}, "drills.calendar[0]", "does not say which experiment"),
     ],
 )
 def test_a_plan_that_cannot_be_carried_out_is_found_when_the_estate_is_checked(

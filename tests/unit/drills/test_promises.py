@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ninelives.drills.experiments import judge_experiment
 from ninelives.drills.promises import came_back, judge_check, unfelt
 from ninelives.drills.run import overall
 from ninelives.drills.scenario import Drill, Promise
@@ -116,3 +117,36 @@ def test_writes_go_on_where_they_stopped(tmp_path: Path, writes: list[tuple[int,
 def test_what_can_only_hold_after_the_return_is_unknown_before_it(tmp_path: Path, promise: Promise) -> None:
     systems: Any = SimpleNamespace(home=Home(tmp_path))
     assert came_back(promise, systems, DRILL, injection(undone=False)) is Verdict.UNKNOWN
+
+
+def run_of(status: str = "succeeded", output: Any = None, **activity: Any) -> dict[str, Any]:
+    return {
+        "status": status,
+        "output": output,
+        "activity": {"type": "action", "provider": {"type": "python"}} | activity,
+    }
+
+
+PROGRAM = {"provider": {"type": "process"}}
+
+
+@pytest.mark.parametrize(
+    ("run", "verdict"),
+    [
+        (run_of(), "met"),
+        (run_of(output={"status": 0}, **PROGRAM), "met"),
+        (run_of(output={"status": 1}, **PROGRAM, type="probe"), "met"),
+        (run_of(status="failed"), "missed"),
+        (run_of(output=False), "missed"),
+        (run_of(output={"status": 1}, **PROGRAM), "missed"),
+    ],
+    ids=["done", "program done", "a probe's tolerance judges", "raised", "said no", "program failed"],
+)
+def test_an_experiment_is_judged_by_its_activities_and_not_by_its_status(run: dict[str, Any], verdict: str) -> None:
+    assert judge_experiment({"status": "completed", "deviated": False, "run": [run]}) == verdict
+
+
+def test_an_experiment_that_deviated_or_was_ended_is_not_met() -> None:
+    assert judge_experiment({"status": "completed", "deviated": True, "run": []}) == "missed"
+    assert judge_experiment({"status": "failed", "deviated": False, "run": []}) == "missed"
+    assert judge_experiment(None) == "unknown"

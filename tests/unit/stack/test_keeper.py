@@ -34,6 +34,9 @@ class Faults:
     def running(self) -> dict[str, bool]:
         raise AssertionError("the keeper looks for nothing: the file says what is broken")
 
+    def check(self, fault: Fault) -> None:
+        raise AssertionError("the keeper judges nothing")
+
     def inject(self, fault: Fault) -> datetime:
         raise AssertionError("the keeper never takes anything away")
 
