@@ -69,7 +69,15 @@ def main() -> None:
         }  # fmt: skip
         connections[f"ninelives_{site}_control"] = {
             "conn_type": "generic", "login": "ninelives", "password": token(f"{site}_control_password"),
-            "extra": {"server": f"http://site-{site}:9009", "group": f"site-{site}", "answers": []},
+            "extra": {
+                "server": f"http://site-{site}:9009", "group": f"site-{site}", "answers": [],
+                "programs": {"store": ["store"], "replica": ["replica-1", "replica-2"]},
+                "addresses": {
+                    "store": f"http://site-{site}:9000",
+                    "replica-1": f"http://site-{site}:9001/v2/health/live",
+                    "replica-2": f"http://site-{site}:9002/v2/health/live",
+                },
+            },
         }  # fmt: skip
     write(FOLDER / "connections.json", json.dumps(connections, indent=1))
 

@@ -527,8 +527,8 @@ class FaultControl(Protocol):
         """
         ...
 
-    def running(self) -> dict[str, bool]:
-        """Every program that is known here, and whether it runs."""
+    def running(self, sites: Sequence[str]) -> dict[str, bool]:
+        """Every program of ``sites``, and of none, that is known here, and whether it runs."""
         ...
 
     def check(self, fault: Fault) -> None:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,13 +50,27 @@ class SupervisedFaults:
             raise Refused("drill", [f"there is no {kind}{where} that can be broken from here; see ninelives_*_control"])
         return found
 
-    def running(self) -> dict[str, bool]:
-        return {info.name: info.state in {"RUNNING", "STARTING"} for info in self._supervisor(None).processes()}
+    def running(self, sites: Sequence[str]) -> dict[str, bool]:
+        found = {}
+        for site in (None, *sites):
+            try:
+                control = self._control(site)
+            except Unavailable:
+                continue  # nothing is known of it here, and nothing can be broken there
+            if "server" not in control.extra:
+                continue
+            group = control.extra.get("group", site)
+            for info in self._supervisor(site).processes(group):
+                if site or not info.group.startswith("site-"):
+                    found[f"{info.name} at {site}" if site else info.name] = info.state in {"RUNNING", "STARTING"}
+        return found
 
     def check(self, fault: Fault) -> None:
         match fault:
             case Flipped():
                 self._disk(fault)
+            case Slowed() if not self._home.connections_file.exists():
+                raise Refused("drill", [f"what slows {fault.program} needs {self._home.connections_file}"])
             case Experiment():
                 check_experiment(fault)
 

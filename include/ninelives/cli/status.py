@@ -81,7 +81,7 @@ def find_status(systems: ConnectedEstate) -> dict[str, Any]:
         "measured_until": beat.complete_until.isoformat() if beat else None,
         "closed_sites": sorted(state.closed_sites),
         "frozen": frozen.sentence if frozen else None,
-        "faults": [injection.model_dump(mode="json") for injection in open_injections(systems.home)],
+        "faults": [one.model_dump(mode="json", exclude={"faults"}) for one in open_injections(systems.home)],
         "services": services,
         "last_drill": {"evidence": drills[0].seq, "at": drills[0].at.isoformat(), "verdict": drills[0].facts["verdict"]}
         if drills

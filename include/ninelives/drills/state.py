@@ -54,7 +54,7 @@ def capture(systems: Systems, injection: Injection, *, stores: bool = True) -> S
     state: State = {
         "injections": sorted(one.id for one in open_injections(systems.home) if one.id != injection.id),
         "gateway": _or_unknown(lambda: _gateway(systems)),
-        "programs": _or_unknown(lambda: systems.faults().running()),
+        "programs": _or_unknown(lambda: systems.faults().running(systems.estate.site_names)),
     }
     if not stores:
         return state
@@ -231,13 +231,14 @@ def _explanation(systems: Systems, one: Difference, since: datetime) -> str | No
 
 
 def left_behind(systems: Systems, injection: Injection, *, stores: bool = True) -> list[Difference]:
-    """What a drill has left unlike it was and nothing explains; empty too where nothing was written down before."""
+    """What a drill has left unlike it was and nothing explains, as far as it was known before."""
     before = read_before(systems.home, injection.id)
     if before is None:
         return []
     since = injection.lost_at or injection.started_at
     found = compare(before, capture(systems, injection, stores=stores))
-    return [one for one in explain(systems, found, since) if one.explained is None]
+    known = [one for one in found if one.before != UNKNOWN]  # what nobody could look at before cannot come back
+    return [one for one in explain(systems, known, since) if one.explained is None]
 
 
 def state_facts(systems: Systems, injection: Injection) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Faults:
     def programs(self, kind: str, site: str | None = None) -> tuple[str, ...]:
         raise AssertionError("the keeper looks for nothing: the file says what is broken")
 
-    def running(self) -> dict[str, bool]:
+    def running(self, sites: Sequence[str]) -> dict[str, bool]:
         raise AssertionError("the keeper looks for nothing: the file says what is broken")
 
     def check(self, fault: Fault) -> None:
