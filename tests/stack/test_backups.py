@@ -98,6 +98,7 @@ def test_a_restore_replaces_only_when_told_and_keeps_what_was_there(shared: Back
     assert {path.name for path in tmp_path.iterdir()} == {"place", done.replaced.name}
 
 
+@pytest.mark.slow
 def test_a_restored_backup_answers_comes_up_and_verifies(tmp_path: Path, server: URL, empty: Path) -> None:
     with backed_up(tmp_path, server, empty, mlflow=True) as world:
         refuse_suspect(back_up(world.systems))
@@ -201,6 +202,7 @@ def test_an_old_backup_is_stale_and_unread_bytes_are_late(shared: BackedUp) -> N
         refuse_unproven([check], restored=False)
 
 
+@pytest.mark.soak
 def test_the_keeper_removes_by_arrival_and_the_proof_agrees(world: BackedUp) -> None:
     made = [back_up(world.systems).facts["snapshot"] for _ in range(3)]
     ages = dict(zip(made, (40, 39, 0), strict=True))
@@ -218,6 +220,7 @@ def test_the_keeper_removes_by_arrival_and_the_proof_agrees(world: BackedUp) -> 
     assert json.loads(journal.read_text())["removed"] == done["removed"]
 
 
+@pytest.mark.soak
 def test_nothing_answers_and_nothing_is_made(world: BackedUp) -> None:
     world.vault.kill()
     with pytest.raises(Unavailable, match="vault"):

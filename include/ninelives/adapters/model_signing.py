@@ -38,7 +38,7 @@ class ModelSigner:
             key, signature = Path(folder) / "key.pem", Path(folder) / "signature"
             key.touch(mode=0o600)
             key.write_text(self._private, "utf-8")
-            signing.Config().use_elliptic_key_signer(private_key=key).sign(file, signature)
+            signing.Config().use_elliptic_key_signer(private_key=key).sign(file, signature)  # type: ignore[no-untyped-call]
             return signature.read_bytes()
 
     def verify(self, file: Path, signature: bytes) -> None:
@@ -49,7 +49,7 @@ class ModelSigner:
             key.write_text(self._public, "utf-8")
             written.write_bytes(signature)
             try:
-                verifying.Config().use_elliptic_key_verifier(public_key=key).verify(file, written)
+                verifying.Config().use_elliptic_key_verifier(public_key=key).verify(file, written)  # type: ignore[no-untyped-call]
             except Exception as error:  # the library raises whatever its own libraries do, for whatever is wrong
                 raise Corrupted(f"{file.name} is not signed with the estate's key: {str(error)[:300]}") from error
 

@@ -210,8 +210,9 @@ def _ledger_verifies(systems: Systems, server: ScratchServer, manifest: BackupMa
     facts = manifest.parts["ledger"].facts
     ledger: Ledger = server.ledger(facts["databases"][0])
     head = ledger.head()
-    if [head.seq, head.hash] != [facts["head"]["seq"], facts["head"]["hash"]]:
-        return [f"the ledger ends at record {head.seq}, its backup said {facts['head']['seq']}"]
+    said = facts["head"]
+    if head.seq != said["seq"] or (head.seq and head.hash != said["hash"]):
+        return [f"the ledger ends at record {head.seq} ({head.hash[:12]}), its backup said {said['seq']}"]
     stores = {}
     for site in systems.estate.site_names:
         try:
