@@ -585,8 +585,8 @@ def _judge(request: Mapping[str, Any]) -> dict[str, Any]:
             return {"unavailable": str(error)}
     files = {key: Path(path) for key, path in request["files"].items()}
     references = {name: [Path(path) for path in paths] for name, paths in request["references"].items()}
-    where = request["settings"], interval, request["rows"], references, request["spark"]
-    return asdict(evaluate(suite, files, *where))
+    how = request["settings"], interval, request["rows"], references, request["spark"]
+    return asdict(evaluate(suite, files, *how))
 
 
 def _look(objects: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,14 +63,14 @@ class _Look:
     :param ask: answers a query over the relation ``data``
     """
 
-    distinct = "approx_count_distinct({})"
-    finite = "isfinite({})"
-    quantiles = "approx_quantile({}, {})"
+    DIFFERENT = "approx_count_distinct({})"
+    FINITE = "isfinite({})"
+    QUANTILES = "approx_quantile({}, {})"
 
     def __init__(self, ask: _Ask, columns: Mapping[str, str]) -> None:
         self.ask = ask
         self.types = columns
-        parts = [f"count({_quoted(c)}), {self.distinct.format(_quoted(c))}" for c in columns]
+        parts = [f"count({_quoted(c)}), {self.DIFFERENT.format(_quoted(c))}" for c in columns]
         self.rows, *numbers = self._row(f"SELECT count(*), {', '.join(parts)} FROM data")  # noqa: S608
         self.filled = dict(zip(columns, numbers[::2], strict=True))
         self.distinct = dict(zip(columns, numbers[1::2], strict=True))
@@ -97,10 +97,10 @@ class _Look:
 
     def _range(self, name: str, *, with_bins: bool) -> dict[str, Any]:
         column = f"{_quoted(name)}::FLOAT8"
-        finite = self.finite.format(column)
+        finite = self.FINITE.format(column)
         at = [number / _BINS for number in range(1, _BINS)]
         low, high, quantiles = self._row(
-            f"SELECT min({column}), max({column}), {self.quantiles.format(column, at)} FROM data "  # noqa: S608
+            f"SELECT min({column}), max({column}), {self.QUANTILES.format(column, at)} FROM data "  # noqa: S608
             f"WHERE {finite}"
         )
         if low is None or not (is_exact(low) and is_exact(high)):
@@ -144,9 +144,9 @@ class _Look:
 
 
 class _PostgresLook(_Look):
-    distinct = "count(DISTINCT {}::text)"  # not every type knows when two are equal
-    finite = "{} NOT IN ('NaN', 'Infinity', '-Infinity')"
-    quantiles = "percentile_disc(ARRAY{1}) WITHIN GROUP (ORDER BY {0})"
+    DIFFERENT = "count(DISTINCT {}::text)"  # not every type knows when two are equal
+    FINITE = "{} NOT IN ('NaN', 'Infinity', '-Infinity')"
+    QUANTILES = "percentile_disc(ARRAY{1}) WITHIN GROUP (ORDER BY {0})"
 
 
 def _quoted(name: str) -> str:
