@@ -13,9 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from threading import Thread
 from typing import Any
 
 import psutil
@@ -31,7 +29,6 @@ from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.faults import brake_is_on
 from ninelives.cli import app
-from ninelives.drills.experiments import judge_experiment, read_experiment
 from ninelives.drills.preflight import check_preflight, resolve_site
 from ninelives.drills.run import inject_fault, is_back, record_drill, run_check, undo_fault
 from ninelives.drills.scenario import Drill
@@ -336,92 +333,3 @@ def test_measured_from_injection_to_verdict_every_promise_holds_and_nothing_is_l
     assert [one["result"] for one in covered if (one["scenario"], one["service"]) == (scenario, drill.service)] == [
         "met"
     ]
-
-
-# --- experiments of users --------------------------------------------------------------------------------------------
-
-
-def experiment(world: World, name: str, **changes: Any) -> None:
-    """A valid one that writes a file and takes it away again, changed."""
-    mark = world.home.root / f"{name}.mark"
-    document = {
-        "title": name,
-        "description": "-",
-        "method": [activity("make", "touch", mark)],
-        "rollbacks": [activity("remove", "rm", f"-f {mark}")],
-        **changes,
-    }
-    world.home.experiments.mkdir(exist_ok=True)
-    (world.home.experiments / f"{name}.json").write_text(json.dumps(document))
-
-
-def activity(name: str, path: str, arguments: Any, **more: Any) -> dict[str, Any]:
-    return {
-        "type": "action",
-        "name": name,
-        "provider": {"type": "process", "path": path, "arguments": str(arguments)},
-        **more,
-    }
-
-
-def test_a_users_experiment_runs_and_its_rollbacks_undo_it(world: World) -> None:
-    systems, mark = world.systems, world.home.root / "brief.mark"
-    experiment(world, "brief")
-    drill = replace(world.drill("experiment"), site="brief")
-    inject_fault(systems, drill)
-    journal = wait_until(lambda: read_experiment(world.home, drill.id), "the end of the method")
-    assert mark.exists(), "the rollbacks are not the library's to run"
-    assert judge_experiment(journal) == "met"
-    world.returned(drill)
-    assert not mark.exists()
-
-
-def test_an_experiment_that_must_stop_in_mid_pause_is_stopped_at_once_and_rolled_back(world: World) -> None:
-    """Chaos Toolkit itself would wait for the rest of the pause."""
-    systems, mark = world.systems, world.home.root / "pausing.mark"
-    experiment(world, "pausing", method=[activity("make", "touch", mark, pauses={"after": 600})])
-    drill = replace(world.drill("experiment"), site="pausing")
-    inject_fault(systems, drill)
-    wait_until(mark.exists, "the pause")
-    (child,) = (one for one in processes.remaining(world.home) if "ninelives.adapters.chaos" in one.cmdline())
-    began = time.monotonic()
-    undoing = Thread(target=undo_fault, args=(systems, drill), kwargs={"by": "test"})
-    undoing.start()
-    wait_until(lambda: not psutil.pid_exists(child.pid) or child.status() == "zombie", "its end", every=0.005)
-    assert time.monotonic() - began < 0.25
-    undoing.join()
-    assert read_experiment(world.home, drill.id) is None
-    world.returned(drill)
-    assert not mark.exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"dry": "activities"}, r"experiment\.dry: Chaos Toolkit ignores a dry that is text"),
-        ({"method": [activity("make", "true", "", dry="actions")]}, r"method\[0\]\.dry"),
-        ({"rollbacks": []}, "no rollbacks"),
-        ({"method": [{"type": "action", "name": "x"}]}, "Chaos Toolkit refuses it"),
-    ],
-    ids=["a dry run that would be real", "the same of one activity", "no way back", "not valid"],
-)
-def test_an_experiment_that_would_not_do_what_it_says_is_refused_beforehand(
-    world: World, changes: dict[str, Any], why: str
-) -> None:
-    experiment(world, "wrong", **changes)
-    (fault,) = SCENARIOS["experiment"].plan(world.systems, replace(world.drill("experiment"), site="wrong"))
-    with pytest.raises(Refused, match=why):
-        world.systems.faults().check(fault)
-
-
-def test_a_rollback_that_fails_leaves_the_fault_open_to_be_tried_again(world: World) -> None:
-    gate = world.home.root / "gate"
-    experiment(world, "stuck", rollbacks=[activity("remove", "test", f"-e {gate}")])
-    drill = replace(world.drill("experiment"), site="stuck")
-    inject_fault(world.systems, drill)
-    wait_until(lambda: read_experiment(world.home, drill.id), "the end of the method")
-    with pytest.raises(Unavailable, match="rollback of stuck failed"):
-        undo_fault(world.systems, drill, by="test")
-    assert [one.id for one in open_injections(world.home)] == [drill.id]
-    gate.touch()
-    world.returned(drill)

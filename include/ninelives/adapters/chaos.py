@@ -160,7 +160,7 @@ def _dry(part: Any, place: str = "experiment") -> Iterator[str]:
 
 
 def _method(home: Home, fault: Experiment) -> int:
-    from chaoslib.run import run_experiment
+    from chaoslib.experiment import run_experiment
     from chaoslib.types import Strategy
 
     lock = _lock_file(home, fault.injection)
@@ -189,7 +189,7 @@ def _method(home: Home, fault: Experiment) -> int:
 
 def _rollbacks(fault: Experiment) -> int:
     """All of them, and each must have succeeded: the library goes on after one that failed."""
-    from chaoslib.run import run_experiment
+    from chaoslib.experiment import run_experiment
     from chaoslib.types import Strategy
 
     document = json.loads(fault.document)

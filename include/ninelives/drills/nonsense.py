@@ -17,7 +17,7 @@ from ninelives.drills.scenario import Drill
 from ninelives.errors import Refused
 from ninelives.estate.model import Estate
 from ninelives.estate.streams import Format, Source, Stream
-from ninelives.injections import Planted
+from ninelives.injections import Planted, find_injection
 from ninelives.ports import Systems
 from ninelives.replication.manifest import BUCKET
 from ninelives.streams.ingest import ingest, waiting
@@ -25,8 +25,8 @@ from ninelives.streams.landing import data_key, position
 from ninelives.streams.sift import declared_schema
 
 NAME = "arrived/nonsense.parquet"
-ALL_DIFFERENT = 1
-"""Records of the sample that stay as they are: the contract must let them through."""
+SOUND = 1
+"""Real records that stay as they are: the contract must let them through."""
 
 
 def stream_for(systems: Systems, service: str) -> Stream:
@@ -49,17 +49,13 @@ def nonsense(systems: Systems, drill: Drill) -> Planted:
     """
     stream = stream_for(systems, drill.service)
     rows = _sample(systems, stream)
-    if len(rows) <= ALL_DIFFERENT:
+    if len(rows) <= SOUND:
         raise Refused("drill", [f"of {stream.name} nothing has arrived yet, so there is nothing to spoil"])
-    kept, spoilt = rows[:ALL_DIFFERENT], []
-    for row, wrong in zip(rows[ALL_DIFFERENT:], _mistakes(stream), strict=False):
-        spoilt.append(row | wrong)
-    table = pa.Table.from_pylist(kept + spoilt, schema=declared_schema(stream))
+    spoilt = [row | wrong for row, wrong in zip(rows[SOUND:], _mistakes(stream), strict=False)]
+    table = pa.Table.from_pylist([*rows[:SOUND], *spoilt], schema=declared_schema(stream))
     data = io.BytesIO()
     pq.write_table(table, data)
-    return Planted(
-        site=stream.site, bucket=BUCKET, folder=folder(drill), name=NAME, hex=data.getvalue().hex()
-    )  # fmt: skip
+    return Planted(site=stream.site, bucket=BUCKET, folder=folder(drill), name=NAME, hex=data.getvalue().hex())
 
 
 def folder(drill: Drill) -> str:
@@ -72,7 +68,8 @@ def land_nonsense(systems: Systems, drill: Drill) -> Mapping[str, Any]:
     name = folder(drill).rstrip("/")
     source = Source(prefix=f"{folder(drill)}arrived/")
     own = declared.model_copy(update={"name": name, "source": source})
-    planted = pq.read_table(io.BytesIO(systems.store(own.site).get(BUCKET, folder(drill) + NAME) or b"")).num_rows
+    injection = find_injection(systems.home, drill.id)
+    (planted,) = [one for one in injection.faults if isinstance(one, Planted)] if injection else []
     only = cast(Systems, _WithStream(systems, own))
     done = ingest(only, name, holder=f"drill {drill.id}")
     reasons: dict[str, int] = {}
@@ -83,9 +80,9 @@ def land_nonsense(systems: Systems, drill: Drill) -> Mapping[str, Any]:
     return {
         "by": f"ingest of {declared.name}",
         "evidence": done.evidence,
-        "planted": planted - ALL_DIFFERENT,
+        "planted": _count(bytes.fromhex(planted.hex)) - SOUND,
         "quarantined": held,
-        "sound": ALL_DIFFERENT,
+        "sound": SOUND,
         "landed": landed,
         "reasons": reasons,
     }
@@ -104,15 +101,19 @@ class _WithStream:
 
 
 def _rows(systems: Systems, stream: Stream, name: str) -> int:
-    data = systems.store(stream.site).get(BUCKET, data_key(stream.name, name)) or b""
-    return int(pq.ParquetFile(io.BytesIO(data)).metadata.num_rows)
+    data = systems.store(stream.site).get(BUCKET, data_key(stream.name, name))
+    return 0 if data is None else _count(data)
+
+
+def _count(parquet: bytes) -> int:
+    return int(pq.ParquetFile(io.BytesIO(parquet)).metadata.num_rows)
 
 
 def _sample(systems: Systems, stream: Stream) -> list[dict[str, Any]]:
     """Some real records, different ones."""
     store, names = systems.store(stream.site), [field.name for field in stream.fields]
     rows: list[dict[str, Any]] = []
-    wanted = ALL_DIFFERENT + sum(1 for _ in _mistakes(stream))
+    wanted = SOUND + sum(1 for _ in _mistakes(stream))
     for info in store.list(BUCKET, stream.source.prefix or ""):
         if stream.source.contains in info.key and (data := store.get(BUCKET, info.key)):
             table = pq.read_table(io.BytesIO(data))

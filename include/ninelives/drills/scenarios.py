@@ -114,7 +114,7 @@ class _AtCopy(Scenario):
         dataset = systems.estate.dataset_of(systems.estate.service_by_name[drill.service])
         if drill.site not in dataset.copies:
             return [f"{drill.site} keeps no copy of {dataset.name}; its copies are at {', '.join(dataset.copies)}"]
-        return [*_behind(systems, drill)]
+        return _behind(systems, drill)
 
 
 class SlowStore(_AtCopy):
