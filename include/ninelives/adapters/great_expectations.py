@@ -147,7 +147,7 @@ class GreatExpectations:
             try:
                 # stderr to a file, not a pipe: only its end is wanted, however much a library says.
                 with (Path(spill) / "stderr").open("w+b") as said:
-                    done = self._run(json.dumps(request).encode(), said)
+                    done = self._run(json.dumps(request).encode(), said, spill)
                     last_words = "its last words are withheld" if private else _last_line(said)
             except subprocess.TimeoutExpired:
                 return f"the check did not finish within {self.timeout}; give it more time, memory or cores"
@@ -161,14 +161,17 @@ class GreatExpectations:
             return f"the check gave no readable answer ({error}): {last_words}"
         return answer if isinstance(answer, dict) else "the check gave no readable answer"
 
-    def _run(self, request: bytes, said: BinaryIO) -> subprocess.CompletedProcess[bytes]:
-        """The worker with all that it starts, of which nothing is left when this returns or raises."""
+    def _run(self, request: bytes, said: BinaryIO, folder: str) -> subprocess.CompletedProcess[bytes]:
+        """The worker with all that it starts, of which nothing is left when this returns or raises.
+
+        :param folder: for whatever any of it writes; Great Expectations makes one at each start and leaves it there
+        """
         with subprocess.Popen(
             [sys.executable, "-m", _WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
-            env=_environment() | (environment(self.spark) if self.spark else {}),
+            env=_environment() | {"TMPDIR": folder} | (environment(self.spark) if self.spark else {}),
             process_group=0,
         ) as worker:
             try:

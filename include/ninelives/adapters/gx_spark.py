@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, reduce
-from operator import and_, or_
+from operator import add, and_, or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -186,7 +186,9 @@ def _session(place: Mapping[str, Any], settings: Mapping[str, str], sql: Mapping
         for key, value in (_process(address, settings) | place["settings"]).items():
             builder = builder.config(key, value)
     session = builder.getOrCreate()
-    session.catalog.clearCache()  # of a check before this one, where a session serves several
+    if not address.startswith("sc://"):
+        session.catalog.clearCache()  # where one process checks several times, none sees what another has left
+        session = session.newSession()
     for key, value in sql.items():
         session.conf.set(key, value)
     return session
@@ -253,7 +255,7 @@ def _judgeable(engine: Any, expectation: Expectation) -> Any:
 
 @cache
 def _register() -> None:
-    """Teach Great Expectations ``context.data_sources.add_gate_spark`` and, for Spark, patterns of LIKE."""
+    """Teach Great Expectations ``context.data_sources.add_gate_spark``, and for Spark what databases say."""
     from great_expectations.datasource.fluent.spark_datasource import SparkDatasource
     from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
     from great_expectations.expectations.row_conditions import Operator
@@ -281,6 +283,39 @@ def _register() -> None:
             return self._spark
 
     _teach_patterns()
+    _teach_nulls()
+
+
+def _teach_nulls() -> None:
+    """A row with a null in its key is no other's double, and one in a sum says nothing: in Great Expectations that is
+    so in databases, and in Spark two nulls are the same and count as nought.
+    """
+    from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    metrics: Any = importlib.import_module("great_expectations.expectations.metrics.multicolumn_map_metrics")
+    providers: Any = importlib.import_module("great_expectations.expectations.metrics.map_metric_provider")
+
+    def unique(columns: Sequence[Any], _: Any) -> Any:
+        return F.count(F.lit(1)).over(Window.partitionBy(*columns)) <= 1
+
+    def sum_equal(columns: Sequence[Any], sum_total: Any) -> Any:
+        return reduce(add, columns) == F.lit(sum_total)
+
+    def unless_null(met: Callable[..., Any]) -> Callable[..., Any]:
+        def condition(_: Any, column_list: Any, sum_total: Any = None, **__: Any) -> Any:
+            columns = [F.col(_quoted(name)) for name in column_list.columns]
+            return reduce(or_, [column.isNull() for column in columns], met(columns, sum_total))
+
+        return condition
+
+    for metric, met in ((metrics.CompoundColumnsUnique, unique), (metrics.MulticolumnSumEqual, sum_equal)):
+        _teach(metric, providers.multicolumn_condition_partial(engine=SparkDFExecutionEngine)(unless_null(met)))
+
+
+def _teach(metric: Any, condition: Any) -> None:
+    type(metric)(f"Spark{metric.__name__}", (metric,), {"_spark": condition})  # defining it registers it
 
 
 def _teach_patterns() -> None:
@@ -314,9 +349,8 @@ def _teach_patterns() -> None:
         metrics.ColumnValuesMatchLikePatternList: match_list,
         metrics.ColumnValuesNotMatchLikePatternList: unlike(match_list),
     }
-    for known, condition in conditions.items():
-        spark = providers.column_condition_partial(engine=SparkDFExecutionEngine)(condition)
-        type(known)(f"Spark{known.__name__}", (known,), {"_spark": spark})  # defining it registers it
+    for metric, condition in conditions.items():
+        _teach(metric, providers.column_condition_partial(engine=SparkDFExecutionEngine)(condition))
 
 
 def _quoted(name: str) -> str:
