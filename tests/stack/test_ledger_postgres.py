@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL
 from support.postgres import postgres, run_sql
 from support.processes import ROOT, SiteProcesses, stopping, wait_until
 from typer.testing import CliRunner
+from unit.recovery.test_licences import contend
 
 from ninelives.adapters.ledger import SqlLedger, metadata, migrate
 from ninelives.cli import app
@@ -514,3 +515,7 @@ def test_the_command_line_tells_whole_broken_and_unknown_apart(
     code, output = evidence("show", "2")
     assert (code, "not what was written" in output) == (1, True)
     sites[0].start_store()
+
+
+def test_of_many_who_take_a_licences_seats_at_the_same_instant_each_seat_goes_to_one(database: Database) -> None:
+    contend(database.writer, 11)

@@ -1,4 +1,4 @@
-"""A light estate that can fail over: two stores, two model servers each, Envoy, and a ledger in a file."""
+"""A light estate that can fail over: two stores, a model server each, Envoy, and a ledger in a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ class World:
         self.home = Home(folder / "home")
         self.home.connections_file.parent.mkdir(parents=True)
         migrate(f"sqlite:///{self.home.root / 'ledger.db'}")
-        self.sites = {name: SiteProcesses(name, folder / name, models=",".join(MODELS)) for name in ("paris", "dublin")}
+        self.sites = {
+            name: SiteProcesses(name, folder / name, models=",".join(MODELS), replicas=1)
+            for name in ("paris", "dublin")
+        }
         self.envoy = GatewayProcess(self.estate(), list(self.sites.values()), self.home.gateway)
         gateway = {"folder": str(self.home.gateway), "url": self.envoy.url, "admin": self.envoy.admin}
         connections = {name: value for site in self.sites.values() for name, value in site.connections().items()}
@@ -52,7 +55,8 @@ class World:
         document = estate_of_two_sites().model_dump(mode="json")
         document["datasets"][0]["suite"] = "flights"  # a suite that is there; the gate itself is not run
         document["drills"]["approval"] = "none"
-        document["recovery"] = {"failback": {"after": "1ms", "shares": [20, 50], "hold": "1s"}}
+        back = {"after": "1ms", "shares": [50], "hold": "200ms"}
+        document["recovery"] = {"failovers_per_hour": 1000, "failback": back}
         return Estate.model_validate(document | changes)
 
     def systems(self, **changes: Any) -> Systems:
@@ -75,7 +79,7 @@ class World:
         self.vouch()
         self.envoy.start()
         for model in MODELS:
-            self.envoy.await_healthy(model, paris=2, dublin=2)
+            self.envoy.await_healthy(model, paris=1, dublin=1)
 
     def vouch(self, verdict: str = "pass", *sites: str) -> list[Record]:
         """The gate's verdict on exactly the data that each site has now."""

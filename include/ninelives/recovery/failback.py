@@ -248,15 +248,24 @@ def _ask(replica: Any, service: Service, release: Release) -> str | None:
 def turn_back(systems: Systems, plan: FailbackPlan) -> bool:
     """Send everything to where the service was, if this failback had moved any of it; may be repeated at any time.
 
-    :return: whether there was anything to turn back
+    :return: whether there was anything to turn back: nothing where a failover decides about the service now
     """
-    with _lease(systems, plan) as lease:
+
+    def ours() -> bool:
+        # A failover from the source to the target has closed the source.
         state = systems.gateway().state()
-        # A failover from the source to the target has closed the source, and is none of ours.
-        ours = state.active[plan.service] in ((plan.source, plan.target), (plan.target,))
-        if not ours or plan.source in state.closed_sites:
-            return False
-        systems.gateway().move(plan.service, plan.source, token=lease.token)
+        moved = state.active[plan.service] in ((plan.source, plan.target), (plan.target,))
+        return moved and plan.source not in state.closed_sites
+
+    if not ours():
+        return False
+    try:
+        with _lease(systems, plan) as lease:
+            if not ours():
+                return False
+            systems.gateway().move(plan.service, plan.source, token=lease.token)
+    except Refused:
+        return False  # a failover holds the lease, or has held it: where it sends the traffic, it stays
     return True
 
 

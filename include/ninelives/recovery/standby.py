@@ -37,6 +37,8 @@ EVIDENCE_EVERY = timedelta(days=1)
 """At least so often it is written down, changed or not."""
 REREAD_AFTER = timedelta(days=1)
 """How long a model's bytes are believed to be what they were, while size and time of the object stay the same."""
+OF_THE_STORE = frozenset({"release", "model", "gate", "data", "golden answers"})
+"""Items that nothing can be said about while the store is silent."""
 DRILL_WITHIN = timedelta(days=365)
 """A standby that no drill has used for longer is not known to work. Ours, after what most rules ask for."""
 
@@ -142,6 +144,28 @@ class ServiceReadiness:
         }
 
 
+@dataclass(frozen=True)
+class _Site:
+    """What is asked of a site once, for all services: a hung one costs its timeouts only once."""
+
+    access: AccessReport
+    silent: str
+    """Why its store does not answer; empty where it does."""
+    live: int
+    replicas: int
+
+
+def _look_at_site(systems: Systems, site: str, now: datetime) -> _Site:
+    silent = ""
+    try:
+        systems.store(site).ping()
+    except Unavailable as error:
+        silent = f"the store of {site} does not answer: {error}"
+    replicas = systems.replicas(site)
+    live = sum(is_live(replica) for replica in replicas)
+    return _Site(check_access(systems, only=site, now=now), silent, live, len(replicas))
+
+
 def check_readiness(
     systems: Systems, *, only: str | None = None, kept: Mapping[str, Any] | None = None, now: datetime | None = None
 ) -> list[ServiceReadiness]:
@@ -154,16 +178,16 @@ def check_readiness(
     services = [service for service in systems.estate.services if only in (None, service.name)]
     sites = sorted({site for service in services for site in service.sites})
     with ThreadPoolExecutor(max(1, len(sites))) as pool:
-        access = dict(zip(sites, pool.map(lambda site: check_access(systems, only=site, now=at), sites), strict=True))
+        seen = dict(zip(sites, pool.map(lambda site: _look_at_site(systems, site, at), sites), strict=True))
     known = (kept or {}).get("models", {})
-    return [_check_service(systems, service, state, access, known, at) for service in services]
+    return [_check_service(systems, service, state, seen, known, at) for service in services]
 
 
 def _check_service(
     systems: Systems,
     service: Service,
     state: GatewayState,
-    access: Mapping[str, AccessReport],
+    seen: Mapping[str, _Site],
     known: Mapping[str, Any],
     now: datetime,
 ) -> ServiceReadiness:
@@ -172,7 +196,7 @@ def _check_service(
     for site in service.sites:
         if service.mode is Mode.ACTIVE_PASSIVE and serving == (site,):
             continue
-        look = _Look(systems, service, site, state, access[site], known, now)
+        look = _Look(systems, service, site, state, seen[site], known, now)
         standbys.append(Standby(site, tuple(look.items())))
         models.update(look.read)
     return ServiceReadiness(service.name, str(service.mode), serving, tuple(standbys), now, models)
@@ -186,7 +210,7 @@ class _Look:
     service: Service
     site: str
     state: GatewayState
-    access: AccessReport
+    seen: _Site
     known: Mapping[str, Any]
     now: datetime
     read: dict[str, Any] = field(default_factory=dict)
@@ -215,6 +239,8 @@ class _Look:
         return [self._safely(*look) for look in looks]
 
     def _safely(self, name: str, stops: bool, look: Callable[[], Item]) -> Item:
+        if self.seen.silent and name in OF_THE_STORE:
+            return Item(name, State.UNKNOWN, "", "", self.seen.silent, stops)
         try:
             return look()
         except NinelivesError as error:
@@ -246,11 +272,8 @@ class _Look:
         return Item("drill", State.PASS, "none", "none")
 
     def _store(self) -> Item:
-        try:
-            self.systems.store(self.site).ping()
-        except Unavailable as error:
-            why = f"the store of {self.site} does not answer: {error}"
-            return Item("store", State.FAIL, "silent", "answers", why)
+        if self.seen.silent:
+            return Item("store", State.FAIL, "silent", "answers", self.seen.silent)
         return Item("store", State.PASS, "answers", "answers")
 
     def _residency(self) -> Item:
@@ -274,12 +297,12 @@ class _Look:
     def _permissions(self) -> Item:
         """Rights that are missing; too many of them stop no failover, and ``ninelives access check`` finds them."""
         subjects = {f"model {self.service.model}", f"dataset {self.systems.estate.dataset_of(self.service).name}"}
-        missing = [one for one in self.access.findings if one.kind is Kind.MISSING and one.subject in subjects]
+        missing = [one for one in self.seen.access.findings if one.kind is Kind.MISSING and one.subject in subjects]
         if missing:
             return Item("permissions", State.FAIL, f"{len(missing)} missing", "as declared", str(missing[0]))
-        if self.site in self.access.silent:
-            return Item("permissions", State.UNKNOWN, "", "as declared", str(self.access.findings[0]))
-        if self.site not in self.access.checked:
+        if self.site in self.seen.access.silent:
+            return Item("permissions", State.UNKNOWN, "", "as declared", str(self.seen.access.findings[0]))
+        if self.site not in self.seen.access.checked:
             return Item("permissions", State.PASS, "the site's store keeps none", "as declared")
         return Item("permissions", State.PASS, "nothing missing", "as declared")
 
@@ -321,22 +344,18 @@ class _Look:
         return self.now - datetime.fromisoformat(read_at) < REREAD_AFTER
 
     def _replicas(self) -> Item:
-        live, known = self._live(self.site)
+        live, known = self.seen.live, self.seen.replicas
         if not live:
             return Item("replicas", State.FAIL, f"0 of {known} live", "1", f"no replica is live at {self.site}")
         return Item("replicas", State.PASS, f"{live} of {known} live", "1")
 
     def _capacity(self) -> Item:
-        live, known = self._live(self.site)
+        live, known = self.seen.live, self.seen.replicas
         wanted = max((len(self.systems.replicas(site)) for site in self.state.active[self.service.name]), default=1)
         if live >= wanted:
             return Item("capacity", State.PASS, f"{live} replicas", f"{wanted}", stops=False)
         why = f"{live} of {known} replicas are live at {self.site}, and where it is served now there are {wanted}"
         return Item("capacity", State.FAIL, f"{live} replicas", f"{wanted}", why, stops=False)
-
-    def _live(self, site: str) -> tuple[int, int]:
-        replicas = self.systems.replicas(site)
-        return sum(is_live(replica) for replica in replicas), len(replicas)
 
     def _gate(self) -> Item:
         dataset, limit = self.systems.estate.dataset_of(self.service).name, f"within {format_duration(MAX_AGE)}"

@@ -1,0 +1,115 @@
+"""No traffic is sent back on an approval that Airflow's own record does not have."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from airflow.sdk.exceptions import AirflowFailException
+from support.processes import ROOT
+
+from ninelives_airflow.operators.failback import ApproveFailbackOperator, ShiftTrafficOperator
+
+pytestmark = pytest.mark.airflow
+PLAN = {
+    "service": "arrival-delay", "dataset": "flights", "source": "dublin", "target": "paris", "holder": "run-1",
+    "planned_at": datetime.now(UTC).isoformat(),
+}  # fmt: skip
+
+
+class Record(BaseHTTPRequestHandler):
+    """Airflow's record of the answer, as its API gives it."""
+
+    answer: dict[str, Any] | None
+
+    def do_POST(self) -> None:
+        self.say(201, {"access_token": "token"})
+
+    def do_GET(self) -> None:
+        assert self.path == "/api/v2/dags/fail_back/dagRuns/run-1/taskInstances/approve_failback/-1/hitlDetails"
+        self.say(200 if self.answer else 404, {"response_received": True, **(self.answer or {})})
+
+    def say(self, status: int, document: dict[str, Any]) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Record]]:
+    """An estate that asks for four eyes: ada operates, grace approves."""
+    given = type("Given", (Record,), {"answer": None})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), given)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    declared = yaml.safe_load((ROOT / "include" / "estates" / "demo" / "estate.yaml").read_text())
+    declared["recovery"] = {"failback": {"approval": "four-eyes"}}
+    (tmp_path / "estate.yaml").write_text(json.dumps(declared))
+    monkeypatch.setenv("NINELIVES_HOME", str(tmp_path))
+    monkeypatch.setenv("NINELIVES_ESTATE", str(tmp_path / "estate.yaml"))
+    api = {"conn_type": "http", "host": "127.0.0.1", "port": server.server_port, "login": "ninelives"}
+    monkeypatch.setenv("AIRFLOW_CONN_NINELIVES_AIRFLOW_API", json.dumps(api))
+    yield given
+    server.shutdown()
+    server.server_close()
+
+
+def context(asked_by: str | None) -> Any:
+    run = SimpleNamespace(triggering_user_name=asked_by, run_type="manual")
+    ti = SimpleNamespace(id="1", map_index=-1)
+    return {"run_id": "run-1", "dag": SimpleNamespace(dag_id="fail_back"), "dag_run": run, "ti": ti}
+
+
+def shift(asked_by: str | None = "ada") -> Any:
+    return ShiftTrafficOperator(task_id="shift_traffic", plan=PLAN).execute(context(asked_by))
+
+
+def answered(choice: str, name: str | None) -> dict[str, Any]:
+    user = {"id": name, "name": name} if name else None
+    return {"chosen_options": [choice], "responded_by_user": user, "responded_at": datetime.now(UTC).isoformat()}
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked_by", "why"),
+    [
+        (None, "ada", "a task marked as done is not an approval"),  # patched to success, or its XCom forged
+        (answered("Approve", None), "ada", "a task marked as done is not an approval"),
+        (answered("Reject", "grace"), "ada", "grace answered Reject"),
+        (answered("Approve", "ada"), "ada", "four eyes"),
+        (answered("Approve", "grace"), "grace", "nobody but grace may approve"),
+        (answered("Approve", "grace"), "ninelives", "the estate's own account"),
+        (answered("Approve", "grace"), None, "Nobody is named"),
+    ],
+)
+def test_nothing_is_shifted_without_the_answer_of_somebody_else_who_may(
+    record: type[Record], answer: dict[str, Any] | None, asked_by: str | None, why: str
+) -> None:
+    record.answer = answer
+    with pytest.raises(AirflowFailException, match=why):
+        shift(asked_by)
+
+
+def test_with_the_answer_of_an_approver_the_gateway_is_asked_next(record: type[Record]) -> None:
+    record.answer = answered("Approve", "grace")
+    with pytest.raises(Exception, match="ninelives_gateway"):
+        shift()
+
+
+def test_only_others_than_who_asked_are_asked_and_the_estates_own_account_is_nobody(record: type[Record]) -> None:
+    ask = ApproveFailbackOperator(task_id="approve_failback", subject="Back?", plan=PLAN)
+    with pytest.raises(AirflowFailException, match="--as USER"):
+        ask.execute(context("ninelives"))
+    with pytest.raises(AirflowFailException, match="nobody but grace may approve"):
+        ask.execute(context("grace"))
