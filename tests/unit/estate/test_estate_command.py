@@ -40,7 +40,7 @@ def test_every_problem_is_a_line_on_standard_error_with_exit_code_1(broken: Path
     result = run(app, ["check", str(broken)])
     assert (result.exit_code, result.stdout) == (1, "")
     first, last = result.stderr.splitlines()
-    assert first.startswith(f"{broken}:30: services[0].objective.rto: '1m' is not a duration")
+    assert first.startswith(f"{broken}:31: services[0].objective.rto: '1m' is not a duration")
     assert last == "1 problem"
 
 
