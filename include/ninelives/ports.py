@@ -578,6 +578,8 @@ class Examination:
     size: int
     """Bytes in the vault."""
     seconds: float
+    keys: tuple[str, ...] = ()
+    """Ids of everything that opens the vault."""
 
 
 class Vault(Protocol):

@@ -14,11 +14,17 @@ import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from support.backups import backed_up_estate
 from support.vault import KEEPER_KEY, _empty, flip
 
+from ninelives.adapters.ledger import SqlLedger, migrate
 from ninelives.adapters.restic import Restic
+from ninelives.backups.proof import examine
+from ninelives.backups.run import estate_tag
 from ninelives.errors import NinelivesError
 
 pytestmark = pytest.mark.stack
@@ -28,25 +34,40 @@ HOW = ("flip", "flip", "flip", "truncate", "swap", "remove", "foreign", "foreign
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mutations")
-    vault = _empty(folder / "vault")
-    source = folder / "source"
+    """A folder with a vault and a ledger that knows its backups and has seen it whole."""
+    folder = tmp_path_factory.mktemp("mutations") / "small"
+    folder.mkdir()
+    _empty(folder / "vault")
+    migrate(f"sqlite:///{folder}/ledger.db")
+    source = folder.with_name("source")
     chance = random.Random(7)
+    world = systems(folder)
     for number in range(3):
         (source / f"part-{number}").mkdir(parents=True)
         (source / f"part-{number}" / "weights").write_bytes(chance.randbytes(30_000))
         (source / "MANIFEST.json").write_text(str(number))
-        Restic(str(vault), KEEPER_KEY).add(source, tags=["estate:test"])
-    return vault
+        added = world.vault().add(source, tags=[estate_tag(world.estate)])
+        world.ledger().append("backup", world.estate.name, {"snapshot": added.snapshot, "verdict": "met"})
+    assert examine(world, whole=True).facts["verdict"] == "met"
+    return folder
 
 
-def examined(vault: Path) -> list[str]:
-    """What is found, however it shows."""
+def systems(folder: Path) -> Any:
+    """The vault by its folder, the ledger by its file: what the proof asks for."""
+    return SimpleNamespace(
+        estate=backed_up_estate(),
+        vault=lambda: Restic(str(folder / "vault"), KEEPER_KEY),
+        ledger=lambda: SqlLedger(f"sqlite:///{folder}/ledger.db"),
+    )
+
+
+def examined(folder: Path) -> list[str]:
+    """What the proof finds, however it shows."""
     try:
-        found = Restic(str(vault), KEEPER_KEY).examine([1], 1)
+        facts = examine(systems(folder), whole=True).facts
     except NinelivesError as error:
         return [str(error)]
-    return [*found.problems, *found.strays]
+    return [*facts["problems"], *facts["late"], *facts["strays"]]
 
 
 def all_files(vault: Path, kind: str) -> list[Path]:
@@ -88,7 +109,7 @@ def sweep(small: Path, folder: Path, count: int, seed: int) -> tuple[Counter[str
         copy = folder / str(number)
         shutil.copytree(small, copy, copy_function=shutil.copyfile)
         before = examined(copy) if number % 10 == 0 else []
-        done = damage(copy, random.Random(f"{seed}-{number}"))
+        done = damage(copy / "vault", random.Random(f"{seed}-{number}"))
         found = examined(copy)
         shutil.rmtree(copy)
         return done, found, before

@@ -163,6 +163,7 @@ class Restic:
             strays=tuple(strays),
             size=sum(size for names in listing.values() for size in names.values()),
             seconds=time.monotonic() - began,
+            keys=tuple(sorted(name[:8] for name in listing["keys"] if _NAME.fullmatch(name))),
         )
 
     def _check(self, options: Sequence[str]) -> tuple[list[str], set[str]]:

@@ -46,7 +46,8 @@ def examine(systems: Systems, *, run: str = "", whole: bool = False, now: dateti
     every = longest_gap(rule.verify)
     of = groups(rule.verify_within, every)
     recorded = ledger.records(kind=KIND, subject=systems.estate.name)
-    read_at = _read_at(ledger.records(kind=CHECK, subject=systems.estate.name), of)
+    checks = ledger.records(kind=CHECK, subject=systems.estate.name)
+    read_at = _read_at(checks, of)
     since = min((record.at for record in recorded), default=at)
     read = list(range(1, of + 1)) if whole else due(read_at, of, rule.verify_within, every, since, at)
     found = systems.vault().examine(read, of)
@@ -61,13 +62,14 @@ def examine(systems: Systems, *, run: str = "", whole: bool = False, now: dateti
             late.append(f"group {group} of {of} was not read for {age}, promised are {rule.verify_within}")
         if stale := staleness([one.made_at for one in present], rule.rpo, at):
             late.append(stale)
-    strays = [*found.strays, *_unrecorded(recorded, present)]
+    strays = [*found.strays, *_unrecorded(recorded, present), *_keys_changed(checks, found.keys)]
     facts = {
         "verdict": "corrupted" if problems else "missed" if late else "met",
         "read": read if not problems else [],
         "of": of,
         "bytes": found.size,
         "snapshots": len(present),
+        "keys": list(found.keys),
         "seconds": round(found.seconds, 3),
         "problems": problems[:MOST_LISTED],
         "late": late,
@@ -106,6 +108,20 @@ def _unrecorded(recorded: Sequence[Record], present: Sequence[Snapshot]) -> list
         "else made it"
         for one in present
         if one.id not in known
+    ]
+
+
+def _keys_changed(checks: Sequence[Record], keys: Sequence[str]) -> list[str]:
+    """No engine misses a key, and whoever lacks theirs finds out too late."""
+    if not checks:
+        return []
+    before, seq = set(checks[0].facts["keys"]), checks[0].seq
+    return [
+        *(
+            f"key {key} is gone since evidence {seq}: the keeper took it away, or it was lost"
+            for key in sorted(before - set(keys))
+        ),
+        *(f"key {key} is new since evidence {seq}: see that its owner is known" for key in sorted(set(keys) - before)),
     ]
 
 
