@@ -115,7 +115,7 @@ def _keys_changed(checks: Sequence[Record], keys: Sequence[str]) -> list[str]:
     """No engine misses a key, and whoever lacks theirs finds out too late."""
     if not checks:
         return []
-    before, seq = set(checks[0].facts["keys"]), checks[0].seq
+    before, seq = set(checks[0].facts.get("keys", keys)), checks[0].seq
     return [
         *(
             f"key {key} is gone since evidence {seq}: the keeper took it away, or it was lost"
