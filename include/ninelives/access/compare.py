@@ -156,9 +156,7 @@ def _everybody(site: str, target: Target, right: Right, statements: Sequence[Sta
             return
 
 
-def _wildcards(
-    estate: Estate, site: str, statements: Sequence[Statement], names: Sequence[str]
-) -> Iterator[Finding]:
+def _wildcards(estate: Estate, site: str, statements: Sequence[Statement], names: Sequence[str]) -> Iterator[Finding]:
     """Permissions wider than anybody declared, also where what they open today is declared."""
     watched = [action.lower() for actions in WATCHED.values() for action in actions]
     buckets = [f"arn:aws:s3:::{name}/*" for name in names]
