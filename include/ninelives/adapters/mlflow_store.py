@@ -15,14 +15,14 @@ def main() -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
 
     url = sys.stdin.read().strip()
-    registry = Registry(url)
-    tracking = Tracking(url, "mlflow-artifacts:/")
+    registry = Registry(url)  # type: ignore[no-untyped-call]
+    tracking = Tracking(url, "mlflow-artifacts:/")  # type: ignore[no-untyped-call]
     count, token = 0, None
     while True:
-        page = registry.search_model_versions(max_results=1000, page_token=token)
+        page = registry.search_model_versions(max_results=1000, page_token=token)  # type: ignore[no-untyped-call]
         for version in page:
             if version.run_id:
-                tracking.get_run(version.run_id)
+                tracking.get_run(version.run_id)  # type: ignore[no-untyped-call]
         count, token = count + len(page), page.token
         if not token:
             break
