@@ -99,6 +99,7 @@ def test_a_restore_replaces_only_when_told_and_keeps_what_was_there(shared: Back
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_restored_backup_answers_comes_up_and_verifies(tmp_path: Path, server: URL, empty: Path) -> None:
     with backed_up(tmp_path, server, empty, mlflow=True) as world:
         refuse_suspect(back_up(world.systems))
