@@ -56,6 +56,7 @@ class World:
         self.publish({"3": 6.5})
         estate = YAML(typ="safe").load(ESTATE.read_text("utf-8"))
         estate["services"] = [service for service in estate["services"] if service["name"] == "arrival-delay"]
+        del estate["drills"]["calendar"]  # it names the other service too
         estate["models"] = [model for model in estate["models"] if model["name"] == "arrival-delay"]
         with (root / "estate.yaml").open("w") as file:
             YAML(typ="safe").dump(estate, file)
