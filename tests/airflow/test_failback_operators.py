@@ -16,6 +16,8 @@ import yaml
 from airflow.sdk.exceptions import AirflowFailException
 from support.processes import ROOT
 
+from ninelives_airflow.operators.approval import FourEyesOperator
+from ninelives_airflow.operators.drill import ApproveDrillOperator
 from ninelives_airflow.operators.failback import ApproveFailbackOperator, ShiftTrafficOperator
 
 pytestmark = pytest.mark.airflow
@@ -56,6 +58,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Rec
     threading.Thread(target=server.serve_forever, daemon=True).start()
     declared = yaml.safe_load((ROOT / "include" / "estates" / "demo" / "estate.yaml").read_text())
     declared["recovery"] = {"failback": {"approval": "four-eyes"}}
+    declared["drills"]["approval"] = "four-eyes"
     (tmp_path / "estate.yaml").write_text(json.dumps(declared))
     monkeypatch.setenv("NINELIVES_HOME", str(tmp_path))
     monkeypatch.setenv("NINELIVES_ESTATE", str(tmp_path / "estate.yaml"))
@@ -107,8 +110,11 @@ def test_with_the_answer_of_an_approver_the_gateway_is_asked_next(record: type[R
         shift()
 
 
-def test_only_others_than_who_asked_are_asked_and_the_estates_own_account_is_nobody(record: type[Record]) -> None:
-    ask = ApproveFailbackOperator(task_id="approve_failback", subject="Back?", plan=PLAN)
+@pytest.mark.parametrize("kind", [ApproveFailbackOperator, ApproveDrillOperator])
+def test_only_others_than_who_asked_are_asked_and_the_estates_own_account_is_nobody(
+    record: type[Record], kind: type[FourEyesOperator]
+) -> None:
+    ask = kind(task_id="approve", subject="Go?", plan=PLAN)
     with pytest.raises(AirflowFailException, match="--as USER"):
         ask.execute(context("ninelives"))
     with pytest.raises(AirflowFailException, match="nobody but grace may approve"):

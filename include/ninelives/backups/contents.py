@@ -20,7 +20,7 @@ from ninelives.evidence.verify import verify_ledger
 from ninelives.ports import Dumped, ObjectStore, Systems
 from ninelives.releases.publish import BUCKET as MODELS
 from ninelives.releases.publish import Release
-from ninelives.replication.manifest import Streaming
+from ninelives.replication.manifest import read_pieces
 from ninelives.versions.objects import BUCKET as VERSIONS
 from ninelives.versions.objects import NAME as VERSION
 from ninelives.versions.objects import object_name
@@ -231,12 +231,7 @@ def _safe(key: str) -> bool:
 
 def _save(store: ObjectStore, bucket: str, key: str, to: Path, *, md5: bool = False) -> str | None:
     """Write an object to ``to`` and return its hash (hex); ``None`` where it does not exist."""
-    if isinstance(store, Streaming):
-        pieces = store.chunks(bucket, key)
-    else:
-        data = store.get(bucket, key)
-        pieces = None if data is None else iter((data,))
-    if pieces is None:
+    if (pieces := read_pieces(store, bucket, key)) is None:
         return None
     digest = hashlib.md5(usedforsecurity=False) if md5 else hashlib.sha256()
     to.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,9 @@ from rich.console import Console
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
+As = Annotated[
+    str, typer.Option("--as", metavar="USER", help="Start it in Airflow as this person, whose password is asked for.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 

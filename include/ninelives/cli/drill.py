@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ninelives.cli.common import AsJson, ExitCode, emit, errors
+from ninelives.cli.common import As, AsJson, ExitCode, emit, errors
 from ninelives.home import Home
 
 if TYPE_CHECKING:
@@ -36,10 +36,14 @@ def run(
         str, typer.Option(help="Where; active: the site that serves now; by default where the scenario strikes.")
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
+    user: As = "",
     wait: Annotated[bool, typer.Option(help="Wait for the verdict.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Break something on purpose and measure what users feel. Exit 0 met, 1 not run or not measured, 3 missed."""
+    """Break something on purpose and measure what users feel. Exit 0 met, 1 not run or not measured, 3 missed.
+
+    Where the estate asks for four eyes, --as says whose the first two are.
+    """
     from ninelives.adapters.connected import ConnectedEstate
     from ninelives.drills.scenarios import find_scenario
 
@@ -48,7 +52,7 @@ def run(
     chosen = service or systems.estate.services[0].name
     if dry_run:
         raise typer.Exit(_dry_run(systems, scenario, chosen, site, as_json))
-    api = airflow_api(systems)
+    api = airflow_api(systems, user)
     run_id = start_drill(api, scenario=scenario, service=chosen, site=site)
     if not wait:
         emit(
@@ -115,11 +119,14 @@ def show(seq: Annotated[int, typer.Argument(min=1, help="Evidence number.")], as
     raise typer.Exit(exit_code(found[0]))
 
 
-def airflow_api(systems: ConnectedEstate) -> AirflowApi:
-    """Airflow's API with the service account of this estate."""
+def airflow_api(systems: ConnectedEstate, user: str = "") -> AirflowApi:
+    """Airflow's API with the service account of this estate, or as a person, whose password is asked for."""
     from ninelives.adapters.airflow_api import AirflowApi
 
-    return AirflowApi.from_connection(systems.connections.get("ninelives_airflow_api"))
+    api = AirflowApi.from_connection(systems.connections.get("ninelives_airflow_api"))
+    if user:
+        return AirflowApi(api.url, user, typer.prompt(f"Password of {user} in Airflow", hide_input=True, err=True))
+    return api
 
 
 def start_drill(api: AirflowApi, *, scenario: str, service: str, site: str) -> str:

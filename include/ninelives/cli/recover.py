@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ninelives.cli.common import AsJson, ExitCode, emit, errors
+from ninelives.cli.common import As, AsJson, ExitCode, emit, errors
 from ninelives.home import Home
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ app = typer.Typer(no_args_is_help=True)
 SiteName = Annotated[str, typer.Argument(metavar="SITE")]
 ServiceName = Annotated[str, typer.Argument(metavar="SERVICE")]
 Wait = Annotated[bool, typer.Option(help="Follow the run to its end.")]
-As = Annotated[
-    str, typer.Option("--as", metavar="USER", help="Start it in Airflow as this person, whose password is asked for.")
-]
 
 
 @app.command("fail-over")
@@ -78,12 +75,9 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
 
 def _start(systems: ConnectedEstate, dag: str, conf: dict[str, Any], user: str, wait: bool, as_json: bool) -> ExitCode:
     """Start a run in Airflow, as a person or with the estate's own account, and follow it to its end."""
-    from ninelives.adapters.airflow_api import AirflowApi
     from ninelives.cli.drill import airflow_api, follow_run
 
-    api = airflow_api(systems)
-    if user:
-        api = AirflowApi(api.url, user, typer.prompt(f"Password of {user} in Airflow", hide_input=True, err=True))
+    api = airflow_api(systems, user)
     run = api.trigger(dag, conf, f"by-hand-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
     if not wait:
         emit({"dag": dag, "run": run}, as_json=as_json, text=lambda: f"Started {dag} as {run}.")

@@ -217,17 +217,23 @@ class Streaming(Protocol):
         ...
 
 
+def read_pieces(store: ObjectStore, bucket: str, key: str) -> Iterator[bytes] | None:
+    """The object's bytes, in pieces where the store can; ``None`` where it does not exist.
+
+    :raises Unavailable: the store does not answer
+    """
+    if isinstance(store, Streaming):
+        return store.chunks(bucket, key)
+    data = store.get(bucket, key)
+    return None if data is None else iter((data,))
+
+
 def hash_object(store: ObjectStore, bucket: str, key: str) -> ManifestObject | None:
     """Read the object's bytes and hash them; ``None`` where it does not exist.
 
     :raises Unavailable: the store does not answer
     """
-    if isinstance(store, Streaming):
-        pieces = store.chunks(bucket, key)
-    else:
-        data = store.get(bucket, key)
-        pieces = None if data is None else iter((data,))
-    if pieces is None:
+    if (pieces := read_pieces(store, bucket, key)) is None:
         return None
     digest, size = hashlib.sha256(), 0
     for piece in pieces:

@@ -6,12 +6,12 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseOperator, SkipMixin
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ninelives_airflow.failures import airflow_failures
 from ninelives_airflow.hooks.estate import EstateHook
+from ninelives_airflow.operators.approval import FourEyesOperator, approved_by
 from ninelives_airflow.operators.base import EstateOperator
 from ninelives_airflow.triggers.drill import RecoveryTrigger, ReturnTrigger
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from ninelives.drills.scenario import Drill
+    from ninelives.estate import Approval, Estate
 
 
 class CheckPreflightOperator(EstateOperator, SkipMixin):
@@ -98,40 +99,11 @@ def drill_id(run_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", run_id)[:120]
 
 
-class ApproveDrillOperator(ApprovalOperator):
-    """Ask a person who did not start the drill; passes at once where the estate's policy asks nobody.
+class ApproveDrillOperator(FourEyesOperator):
+    """As the estate's drill policy says."""
 
-    :param plan: output of the preflight
-    """
-
-    template_fields = ("subject", "body", "plan")
-
-    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
-        super().__init__(ignore_downstream_trigger_rules=True, **kwargs)
-        self.plan = plan
-
-    def execute(self, context: Context) -> Any:
-        from ninelives.drills.approval import eligible_approvers
-        from ninelives.estate import Approval, Role
-
-        estate = EstateHook().estate
-        if estate.drills.approval is Approval.NONE:
-            return None
-        with airflow_failures():
-            approvers = eligible_approvers(estate.people_with(Role.APPROVER), requester(context))
-        self.assigned_users = [{"id": name, "name": name} for name in approvers]
-        return super().execute(context)
-
-
-def requester(context: Context) -> str | None:
-    """Who started the run; ``None`` only for a run that the calendar started."""
-    run = context["dag_run"]
-    who = getattr(run, "triggering_user_name", None)
-    if who is None and run.run_type != "scheduled":
-        raise AirflowFailException(
-            "Nobody is named as the one who started this run, so nobody can be the second pair of eyes."
-        )
-    return who
+    def policy(self, estate: Estate) -> Approval:
+        return estate.drills.approval
 
 
 class DrillStepOperator(EstateOperator):
@@ -159,29 +131,13 @@ class InjectFaultOperator(DrillStepOperator):
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.drills.run import inject_fault
 
-        approved_by = self._approval(systems, context)
+        by = approved_by(systems, context, systems.estate.drills.approval, "approve_drill")
         injection = inject_fault(systems, self.drill)
         return {
             "lost_at": injection.lost_at.isoformat(),
             "expires_at": injection.expires_at.isoformat(),
-            "approved_by": approved_by,
+            "approved_by": by,
         }
-
-    def _approval(self, systems: EstateHook, context: Context) -> str | None:
-        from ninelives.adapters.airflow_api import AirflowApi
-        from ninelives.drills.approval import check_approval
-        from ninelives.estate import Approval, Role
-
-        if systems.estate.drills.approval is Approval.NONE:
-            return None
-        api = AirflowApi.from_connection(systems.connections.get("ninelives_airflow_api"))
-        decision = api.human_decision(context["dag"].dag_id, context["run_id"], "approve_drill")
-        return check_approval(
-            chosen=decision.chosen if decision else (),
-            responded_by=decision.responded_by if decision else None,
-            approvers=systems.estate.people_with(Role.APPROVER),
-            requested_by=requester(context),
-        )
 
 
 class UndoFaultOperator(DrillStepOperator):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from ninelives_airflow.failures import airflow_failures
 from ninelives_airflow.hooks.estate import EstateHook
+from ninelives_airflow.operators.approval import FourEyesOperator, approved_by
 from ninelives_airflow.operators.base import EstateOperator
-from ninelives_airflow.operators.drill import requester, state_of
+from ninelives_airflow.operators.drill import state_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from ninelives.estate import Approval, Estate
     from ninelives.recovery.failover import FailbackPlan
 
 
@@ -82,69 +82,23 @@ class WarmUpTargetOperator(FailbackStepOperator):
         return warm_up(systems, self.failback)
 
 
-def person(systems: EstateHook, context: Context) -> str | None:
-    """Who asked for it. The estate's own account is nobody: whoever used it could approve their own request."""
-    who = requester(context)
-    if who is not None and who == systems.connections.get("ninelives_airflow_api").login:
-        raise AirflowFailException(
-            f"{who} is the estate's own account, so nobody can be the second pair of eyes: start it in Airflow's UI, "
-            "or with `ninelives recover fail-back SERVICE --as USER`."
-        )
-    return who
+class ApproveFailbackOperator(FourEyesOperator):
+    """As the estate's failback policy says."""
 
-
-class ApproveFailbackOperator(ApprovalOperator):
-    """Ask a person who did not start the run; passes at once where the estate's policy asks nobody.
-
-    :param plan: output of ``plan_failback``
-    """
-
-    template_fields = ("subject", "body", "plan")
-
-    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
-        super().__init__(ignore_downstream_trigger_rules=True, **kwargs)
-        self.plan = plan
-
-    def execute(self, context: Context) -> Any:
-        from ninelives.drills.approval import eligible_approvers
-        from ninelives.estate import Approval, Role
+    def policy(self, estate: Estate) -> Approval:
         from ninelives.recovery.failback import approval_of
 
-        systems = EstateHook()
-        if approval_of(systems.estate) is Approval.NONE:
-            return None
-        with airflow_failures():
-            approvers = eligible_approvers(systems.estate.people_with(Role.APPROVER), person(systems, context))
-        self.assigned_users = [{"id": name, "name": name} for name in approvers]
-        return super().execute(context)
+        return approval_of(estate)
 
 
 class ShiftTrafficOperator(FailbackStepOperator):
     """Check the approval record itself, then send a growing share of the traffic back, and watch each step."""
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.recovery.failback import shift_traffic
+        from ninelives.recovery.failback import approval_of, shift_traffic
 
-        approved_by = self._approval(systems, context)
-        return {**shift_traffic(systems, self.failback), "approved_by": approved_by}
-
-    def _approval(self, systems: EstateHook, context: Context) -> str | None:
-        """A task's state and its XCom can be written by others; the record of the answer cannot."""
-        from ninelives.adapters.airflow_api import AirflowApi
-        from ninelives.drills.approval import check_approval
-        from ninelives.estate import Approval, Role
-        from ninelives.recovery.failback import approval_of
-
-        if approval_of(systems.estate) is Approval.NONE:
-            return None
-        api = AirflowApi.from_connection(systems.connections.get("ninelives_airflow_api"))
-        decision = api.human_decision(context["dag"].dag_id, context["run_id"], "approve_failback")
-        return check_approval(
-            chosen=decision.chosen if decision else (),
-            responded_by=decision.responded_by if decision else None,
-            approvers=systems.estate.people_with(Role.APPROVER),
-            requested_by=person(systems, context),
-        )
+        by = approved_by(systems, context, approval_of(systems.estate), "approve_failback")
+        return {**shift_traffic(systems, self.failback), "approved_by": by}
 
 
 class RecordFailbackOperator(FailbackStepOperator):
