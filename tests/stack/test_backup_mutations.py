@@ -12,7 +12,9 @@ import os
 import random
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,32 +43,38 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     migrate(f"sqlite:///{folder}/ledger.db")
     source = folder.with_name("source")
     chance = random.Random(7)
-    world = systems(folder)
-    for number in range(3):
-        (source / f"part-{number}").mkdir(parents=True)
-        (source / f"part-{number}" / "weights").write_bytes(chance.randbytes(30_000))
-        (source / "MANIFEST.json").write_text(str(number))
-        added = world.vault().add(source, tags=[estate_tag(world.estate)])
-        world.ledger().append("backup", world.estate.name, {"snapshot": added.snapshot, "verdict": "met"})
-    assert examine(world, whole=True).facts["verdict"] == "met"
+    with systems(folder) as world:
+        for number in range(3):
+            (source / f"part-{number}").mkdir(parents=True)
+            (source / f"part-{number}" / "weights").write_bytes(chance.randbytes(30_000))
+            (source / "MANIFEST.json").write_text(str(number))
+            added = world.vault().add(source, tags=[estate_tag(world.estate)])
+            world.ledger().append("backup", world.estate.name, {"snapshot": added.snapshot, "verdict": "met"})
+        assert examine(world, whole=True).facts["verdict"] == "met"
     return folder
 
 
-def systems(folder: Path) -> Any:
-    """The vault by its folder, the ledger by its file: what the proof asks for."""
-    return SimpleNamespace(
-        estate=backed_up_estate(),
-        vault=lambda: Restic(str(folder / "vault"), KEEPER_KEY),
-        ledger=lambda: SqlLedger(f"sqlite:///{folder}/ledger.db"),
-    )
+@contextmanager
+def systems(folder: Path) -> Iterator[Any]:
+    """The vault by its folder, the ledger by its file: what the proof asks for. Closed afterwards, for it is copied."""
+    ledger = SqlLedger(f"sqlite:///{folder}/ledger.db")
+    try:
+        yield SimpleNamespace(
+            estate=backed_up_estate(),
+            vault=lambda: Restic(str(folder / "vault"), KEEPER_KEY),
+            ledger=lambda: ledger,
+        )
+    finally:
+        ledger.close()
 
 
 def examined(folder: Path) -> list[str]:
     """What the proof finds, however it shows."""
-    try:
-        facts = examine(systems(folder), whole=True).facts
-    except NinelivesError as error:
-        return [str(error)]
+    with systems(folder) as world:
+        try:
+            facts = examine(world, whole=True).facts
+        except NinelivesError as error:
+            return [str(error)]
     return [*facts["problems"], *facts["late"], *facts["strays"]]
 
 
@@ -111,7 +119,7 @@ def sweep(small: Path, folder: Path, count: int, seed: int) -> tuple[Counter[str
         before = examined(copy) if number % 10 == 0 else []
         done = damage(copy / "vault", random.Random(f"{seed}-{number}"))
         found = examined(copy)
-        shutil.rmtree(copy, ignore_errors=True)  # SQLite removes its own log when the last connection is collected
+        shutil.rmtree(copy)
         return done, found, before
 
     with ThreadPoolExecutor(4) as pool:  # restic waits before it asks again for what is not there

@@ -176,6 +176,7 @@ def test_a_flipped_bit_in_the_vault_reaches_no_place_and_is_found_by_reading(wor
         refuse_unproven([check, proof])
 
 
+@pytest.mark.soak
 def test_a_backup_that_vanished_and_one_that_nobody_made_are_noticed(world: BackedUp) -> None:
     first, second = back_up(world.systems), back_up(world.systems)
     world.vault.keeper.remove([first.facts["snapshot"]])

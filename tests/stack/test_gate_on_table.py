@@ -121,6 +121,7 @@ def test_a_table_is_judged_where_it_is_and_the_verdict_is_evidence_about_these_r
     assert "Lost-4711" not in bad.output
 
 
+@pytest.mark.soak
 def test_a_suite_that_was_suggested_from_a_table_opens_it_and_finds_what_changes(home: Home, database: URL) -> None:
     odd = ['ALTER TABLE sales.cities ADD "per cent %%" json', "ALTER TABLE sales.cities ADD price numeric(6, 2)"]
     run_sql(database, *odd, "UPDATE sales.cities SET price = length(code) + ascii(code)")

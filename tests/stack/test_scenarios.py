@@ -1,7 +1,7 @@
 """Every scenario on real processes and real bytes: injected, seen to be in, undone, and nothing left behind.
 
 One light estate for the whole file, without Airflow; each test leaves it as it found it, because that is what is under
-test. `make soak` measures each scenario from injection to verdict as users feel it, with registry, prober and feeder.
+test. All of it is `make soak`, which also measures each scenario from injection to verdict as users feel it, with registry, prober and feeder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ninelives.injections import Slowed, Stopped, find_injection, open_injection
 from ninelives.replication.acks import JOURNAL, read_acks
 from ninelives.stack import lifecycle, processes
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.soak, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
