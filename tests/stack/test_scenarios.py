@@ -1,7 +1,8 @@
 """Every scenario on real processes and real bytes: injected, seen to be in, undone, and nothing left behind.
 
 One light estate for the whole file, without Airflow; each test leaves it as it found it, because that is what is under
-test. All of it is `make soak`, which also measures each scenario from injection to verdict as users feel it, with registry, prober and feeder.
+test. All of it is `make soak`, which also measures each scenario from injection to verdict as users feel it, with
+registry, prober and feeder.
 """
 
 from __future__ import annotations
