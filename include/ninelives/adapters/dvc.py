@@ -21,6 +21,7 @@ def keep_version(folder: Path, remote: Connection, store: ObjectStore, files: Ma
     DVC takes what it once pushed to be there for ever: it says "up to date" over a damaged object and over a missing
     one. So every object of the version is read back, and what is not right is written again from DVC's cache.
 
+    :param remote: without ``endpoint_url`` AWS itself, and without login whatever key AWS finds on this machine
     :param store: the store behind ``remote``
     :return: DVC's hash of the folder of files, ``<md5>.dir``: the same files give the same one
     :raises Unavailable: the store did not take them
@@ -42,13 +43,15 @@ def keep_version(folder: Path, remote: Connection, store: ObjectStore, files: Ma
     with Repo(str(folder)) as repo:
         with repo.config.edit("local") as config:
             config["core"] = {"remote": "store", "analytics": False}
-            config["remote"]["store"] = {
+            settings = {
                 "url": f"s3://{remote.bucket(BUCKET)}",
-                "endpointurl": remote.extra["endpoint_url"],
+                "endpointurl": remote.extra.get("endpoint_url"),
+                "region": remote.extra.get("region_name"),
                 "access_key_id": remote.login,
                 "secret_access_key": remote.password,
                 "verify": True,  # without it a damaged object is pulled without a word
             }
+            config["remote"]["store"] = {name: value for name, value in settings.items() if value}
         private.chmod(0o600)
     cache, data = folder / ".dvc" / "cache", folder / "data"
     data.mkdir(exist_ok=True)
@@ -62,7 +65,7 @@ def keep_version(folder: Path, remote: Connection, store: ObjectStore, files: Ma
             repo.push()
     except (DvcException, ObjectFormatError, BotoCoreError, OSError) as error:
         raise Unavailable(
-            f"DVC could not keep the version in {BUCKET} at {remote.extra['endpoint_url']}: {error}"
+            f"DVC could not keep the version in {BUCKET} at {remote.extra.get('endpoint_url', 'AWS')}: {error}"
         ) from error
     _mend(cache, store, version, absent=True)
     if read_version(store, version) != dict(files):

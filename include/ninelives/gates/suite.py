@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -188,6 +189,17 @@ class Suite(BaseModel):
             raise ValueError(f"redact names {', '.join(unknown)}, which the schema does not have")
         return self
 
+    @model_validator(mode="after")
+    def _limits_are_exact(self) -> Suite:
+        for index, expectation in enumerate(self.expectations):
+            column = expectation.kwargs.get("column")
+            type_ = self.columns.get(column, "") if isinstance(column, str) else ""
+            for name in ("min_value", "max_value"):
+                limit = expectation.kwargs.get(name)
+                if isinstance(limit, str) and (wanted := _inexact(limit, type_)):
+                    raise ValueError(f"expectations[{index}].kwargs.{name} is {limit!r}; {column} is {type_}: {wanted}")
+        return self
+
     @cached_property
     def asked(self) -> tuple[Expectation, ...]:
         """All that an engine is asked: the expectations, then the references."""
@@ -230,6 +242,30 @@ def load_suite(path: Path) -> Suite:
     except rfc8785.CanonicalizationError as error:
         raise _wrong(path, "", f"has no canonical form: {error}") from error
     return suite
+
+
+def _inexact(limit: str, type_: str) -> str | None:
+    """What to write instead of a limit that is no instant or day of the column's own kind.
+
+    Great Expectations compares by the day where a timestamp's limit is only a date, so that the whole day passes, and
+    cannot compare a time that has an offset with one that has none.
+    """
+    parse = date if type_.startswith("date") else datetime if type_.startswith("timestamp") else None
+    if parse is None:
+        return None
+    zoned = ", tz=" in type_
+    try:
+        found = parse.fromisoformat(limit)
+        exact = parse is date or (":" in limit and (found.tzinfo is not None) == zoned)  # type: ignore[attr-defined]
+    except ValueError:
+        exact = False
+    if exact:
+        return None
+    if parse is date:
+        return "write a day, like 2026-01-31"
+    if zoned:
+        return "write an instant with an offset, like 2026-01-31T00:00:00Z"
+    return "write an instant without an offset, like 2026-01-31T00:00:00"
 
 
 def quoted(name: str) -> str:

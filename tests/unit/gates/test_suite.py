@@ -88,6 +88,48 @@ def test_a_suite_that_would_check_less_than_it_says_is_refused(
     assert any(says in message for _, message in problems(tmp_path, **changes))
 
 
+def limits(type_: str, limit: str) -> dict[str, Any]:
+    most = {"column": "a", "max_value": limit}
+    return {
+        "schema": {"a": type_},
+        "expectations": with_expectation(type="expect_column_max_to_be_between", kwargs=most),
+    }
+
+
+@pytest.mark.parametrize(
+    ("type_", "limit", "says"),
+    [
+        ("timestamp[us, tz=UTC]", "2026-01-31", "with an offset, like 2026-01-31T00:00:00Z"),
+        ("timestamp[us, tz=UTC]", "2026-01-31T12:00:00", "with an offset"),
+        ("timestamp[us, tz=UTC]", "20260131T120000Z", "with an offset"),
+        ("timestamp[us]", "2026-01-31", "without an offset"),
+        ("timestamp[us]", "2026-01-31T12:00:00+00:00", "without an offset"),
+        ("date32[day]", "2026-01-31T12:00:00", "write a day"),
+        ("timestamp[us]", "yesterday", "without an offset"),
+    ],
+)
+def test_a_limit_that_would_be_compared_by_the_day_or_not_at_all_is_refused(
+    tmp_path: Path, type_: str, limit: str, says: str
+) -> None:
+    ((_, message),) = problems(tmp_path, **limits(type_, limit))
+    assert f"expectations[0].kwargs.max_value is {limit!r}" in message
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("type_", "limit"),
+    [
+        ("timestamp[us, tz=Europe/Paris]", "2026-01-31T12:00:00+01:00"),
+        ("timestamp[us, tz=UTC]", "2026-01-31T12:00Z"),
+        ("timestamp[s]", "2026-01-31T12:00:00"),
+        ("date32[day]", "2026-01-31"),
+        ("string", "2026-01-31"),
+    ],
+)
+def test_a_limit_of_the_columns_own_kind_is_taken(tmp_path: Path, type_: str, limit: str) -> None:
+    load_suite(written(tmp_path, {**MINIMAL, **limits(type_, limit)}))
+
+
 def test_a_missing_a_huge_and_a_broken_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EstateError, match="cannot be read"):
         load_suite(tmp_path / "none.json")
