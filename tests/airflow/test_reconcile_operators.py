@@ -134,6 +134,11 @@ def judge(merged: Any, *applied: Any) -> Any:
     return reconcile.JudgeReconciliationOperator(task_id="judge", merged=[merged], applied=applied).execute(context())
 
 
+def judge_as_airflow_gives_it(merged: Any, applied: Any) -> Any:
+    """Of one question, what was applied comes as it is, of several in a list."""
+    return reconcile.JudgeReconciliationOperator(task_id="judge", merged=[merged], applied=applied).execute(context())
+
+
 def test_an_operator_decides_what_both_sites_changed_and_nobody_else_can(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +171,8 @@ def test_an_operator_decides_what_both_sites_changed_and_nobody_else_can(
     # Nobody has answered: the task may be marked as done, nothing is decided.
     with pytest.raises(AirflowFailException, match=r"1 questions are open.*flights/both differs"):
         judge(merged, apply(asked[0]))
+    with pytest.raises(AirflowFailException, match=r"1 questions are open.*flights/both differs"):
+        judge_as_airflow_gives_it(merged, apply(asked[0]))
     with pytest.raises(AirflowFailException, match=r"2 questions are open.*and others"):
         judge({**merged, "open": 2}, apply(asked[0]))
 

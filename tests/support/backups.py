@@ -79,7 +79,8 @@ class BackedUp:
         for folder in (self.home.root / "secrets", self.home.gateway):
             folder.mkdir(parents=True)
         (self.home.gateway / "state.json").write_text('{"active": {}}')
-        self.home.connections_file.write_text(json.dumps(self.connections()))
+        self.connections_given = self.connections()
+        self.home.connections_file.write_text(json.dumps(self.connections_given))
         (self.home.root / "estate.yaml").write_text(json.dumps(backed_up_estate().model_dump(mode="json")))
         self.systems = ConnectedEstate(backed_up_estate(), FileConnections(self.home.connections_file), self.home)
         listing = json.dumps([{"md5": hashlib.md5(b"data").hexdigest(), "relpath": "data"}]).encode()

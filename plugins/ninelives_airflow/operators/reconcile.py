@@ -181,7 +181,8 @@ class JudgeReconciliationOperator(EstateOperator):
         self.applied = applied
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        applied = list(self.applied or ())
+        # Of a mapped group that asked a single question Airflow hands over what it returned, and not a list of it.
+        applied = [self.applied] if isinstance(self.applied, dict) else list(self.applied or ())
         left = [one["open"] for one in applied if "open" in one]
         more = sum(one["open"] - len(one["questions"]) for one in self.merged or ())
         if left or more:
