@@ -79,7 +79,9 @@ def main() -> None:
                 },
             },
         }  # fmt: skip
-    write(FOLDER / "connections.json", json.dumps(connections, indent=1))
+    path = FOLDER / "connections.json"
+    others = json.loads(path.read_text()) if path.exists() else {}  # like that of a vault, which only you can know
+    write(path, json.dumps({**others, **connections}, indent=1))
 
 
 if __name__ == "__main__":

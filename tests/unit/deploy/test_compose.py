@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,9 @@ def test_every_secret_that_compose_mounts_is_made_privately_and_only_once(tmp_pa
     script = str(tmp_path / "deploy" / "make_secrets.py")
     subprocess.run([sys.executable, script], check=True)
     folder = tmp_path / "deploy" / "secrets"
+    connections = json.loads((folder / "connections.json").read_text())
+    mine = {"ninelives_vault": {"conn_type": "http", "host": "vault.example"}}
+    (folder / "connections.json").write_text(json.dumps({**mine, **connections}, indent=1))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     subprocess.run([sys.executable, script], check=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
