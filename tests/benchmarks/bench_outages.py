@@ -35,6 +35,11 @@ def rto(folder: Path, seeds: range) -> dict[str, object]:
         "kinds": dict(collections.Counter(one.outage.kind for one in found)),
         "exact": sum(one.rto is not None for one in found),
         "truth_in_range": sum(one.held for one in found),
+        "out_of_range": [
+            {"seed": one.outage.seed, "kind": one.outage.kind, "truth": one.outage.truth, "range": [one.low, one.high]}
+            for one in found
+            if not one.held
+        ],
         "error_ms": {
             "median": round(statistics.median(errors) * 1e3, 1),
             "p95": round(errors[int(len(errors) * 0.95)] * 1e3, 1),
@@ -43,7 +48,7 @@ def rto(folder: Path, seeds: range) -> dict[str, object]:
         "within_one_interval": len(found) - len(beyond),
         "beyond": [
             {"seed": one.outage.seed, "kind": one.outage.kind, "error_ms": round(one.error * 1e3, 1),
-             "slowest_answer_ms": round(one.latency * 1e3, 1)}
+             "slowest_answer_ms": round(one.slowest * 1e3, 1)}
             for one in beyond
         ],
         "answers_given": gave,

@@ -16,8 +16,8 @@ ALLOWED_IMPORTS = ("airflow.sdk", "airflow.providers.standard", "pendulum", "nin
 HEAVY = ("boto3", "dvc", "duckdb", "great_expectations", "lightgbm", "mlflow", "onnxruntime", "sklearn", "sqlglot")
 
 # In a process of its own: what parsing imports can only be seen where nothing else was imported before.
-PARSE = """
-import json, sys, time, warnings
+PARSE = r"""
+import json, re, sys, time, warnings
 warnings.simplefilter("ignore")
 import airflow.sdk, airflow.providers.standard.operators.hitl, pendulum
 from airflow.dag_processing.dagbag import DagBag
@@ -25,6 +25,9 @@ before = set(sys.modules)
 started = time.process_time()
 bag = DagBag(sys.argv[1])
 def rule(task): return str(getattr(task.trigger_rule, "value", task.trigger_rule))
+def given(task):
+    kwargs = getattr(task, "partial_kwargs", {})
+    return [kwargs.get(name, getattr(task, name, None)) for name in task.template_fields]
 print(json.dumps({
     "seconds": time.process_time() - started,
     "errors": bag.import_errors,
@@ -36,12 +39,14 @@ print(json.dumps({
             "tags": sorted(dag.tags),
             "by_the_clock": "Cron" in type(getattr(dag.timetable, "timetable", dag.timetable)).__name__,
             "starts": dag.start_date is not None,
+            "params": sorted(dag.params),
             "tasks": {
                 task.task_id: {
                     "rule": rule(task),
                     "leaf": not task.downstream_task_ids,
                     "teardown": task.is_teardown,
                     "fails_run": task.on_failure_fail_dagrun,
+                    "params": sorted(set(re.findall(r"params\.(\w+)", repr(given(task))))),
                 }
                 for task in dag.tasks
             },
@@ -79,6 +84,12 @@ def test_no_leaf_hides_a_failure_and_every_teardown_fails_its_run(parsed: dict) 
                 assert task["fails_run"], f"{dag_id}.{task_id}: a failed clean-up must fail the run"
             elif task["leaf"]:
                 assert task["rule"] == "all_success", f"{dag_id}.{task_id}: a leaf that runs anyway hides failures"
+
+
+def test_a_task_names_only_params_that_the_form_has_and_the_form_asks_for_none_in_vain(parsed: dict) -> None:
+    for dag_id, dag in parsed["dags"].items():
+        named = {name for task in dag["tasks"].values() for name in task["params"]}
+        assert named == set(dag["params"]), dag_id
 
 
 def test_task_ids_are_verb_and_noun(parsed: dict) -> None:

@@ -21,7 +21,7 @@ from stack.test_prober import World
 from support.sites import Site
 
 from ninelives.probing.measure import measure_loss
-from ninelives.probing.records import Outcome, read_probes, wait_until_complete
+from ninelives.probing.records import CORRECT, Outcome, read_probes, wait_until_complete
 from ninelives.replication.acks import Ack, append_ack, read_acks
 from ninelives.replication.lag import surviving
 from ninelives.replication.manifest import read_manifest
@@ -68,14 +68,15 @@ class Outage:
     seed: int
     kind: str
     loss_at: datetime
-    right_at: datetime
-    """From here on the service answered correctly, and went on doing so."""
+    right: tuple[datetime, datetime]
+    """Between these two, a fraction of a millisecond apart, it began to answer correctly, and went on doing so."""
     end: datetime
 
     @property
-    def truth(self) -> float:
-        """Seconds of the RTO."""
-        return (self.right_at - self.loss_at).total_seconds()
+    def truth(self) -> tuple[float, float]:
+        """Seconds from the loss to what is ``right``."""
+        earliest, latest = ((at - self.loss_at).total_seconds() for at in self.right)
+        return earliest, latest
 
 
 class Served(World):
@@ -86,12 +87,13 @@ class Served(World):
         self.log = root / "service.log"
         self.set("good")
 
-    def set(self, kind: str) -> datetime:
-        """What it answers from now on."""
+    def set(self, kind: str) -> tuple[datetime, datetime]:
+        """What it answers from now on, that is from between these two instants on."""
         fresh = self.root / "answer.fresh"
         fresh.write_text(kind)
+        before = datetime.now(UTC)
         fresh.replace(self.answer)
-        return datetime.now(UTC)
+        return before, datetime.now(UTC)
 
     def serve(self) -> datetime:
         """Start it; the instant, as it says itself, from which it accepts requests."""
@@ -114,15 +116,16 @@ class Served(World):
     def outage(self, seed: int) -> Outage:
         """Half a second, more or less, in one of ``KINDS``, at any phase of the prober's schedule."""
         dice = random.Random(seed)
-        kind, loss = dice.choice(KINDS), datetime.now(UTC)
+        kind = dice.choice(KINDS)
         time.sleep(dice.uniform(0, INTERVAL))
         if kind == "held":
-            loss = right = datetime.now(UTC)  # late answers, all of them right: users were never without one
+            loss = datetime.now(UTC)
+            right = loss, loss  # late answers, all of them right: users were never without one
             os.kill(self.process.pid, signal.SIGSTOP)
             time.sleep(dice.uniform(0.1, 0.5))
             os.kill(self.process.pid, signal.SIGCONT)
         elif kind in ("error", "wrong", "degraded"):
-            loss = self.set(kind)
+            loss, _ = self.set(kind)
             time.sleep(dice.uniform(0.11, 0.6))
             right = self.set("good")
         else:
@@ -130,7 +133,8 @@ class Served(World):
             time.sleep(dice.uniform(0.05, 0.4))
             if kind == "killed then degraded":
                 self.set("degraded")
-            right = self.serve()
+            serving = self.serve()
+            right = serving, serving
             if kind == "flapping":
                 time.sleep(dice.uniform(0.1, LASTING.total_seconds() - 0.15))
                 self.set("wrong")
@@ -160,17 +164,24 @@ class Judged:
     rto: float | None
     low: float
     high: float
-    latency: float
-    """The most that any answer of its time took the wire and the machine."""
+    quickest: float
+    """That any right answer of its time took: a user who asked at the first right instant had to wait as long."""
+    slowest: float
 
     @property
     def error(self) -> float:
-        return (self.rto if self.rto is not None else self.high) - self.outage.truth
+        """Beside when such a user had the answer; negative: it was measured as too short."""
+        measured = self.high if self.rto is None else self.rto
+        earliest, latest = (truth + self.quickest for truth in self.outage.truth)
+        if self.outage.kind == "held":
+            return measured
+        return measured - latest if measured > latest else min(0.0, measured - earliest)
 
     @property
     def held(self) -> bool:
         """The truth is in the range that was given."""
-        return self.low <= self.outage.truth <= self.high or (self.outage.kind == "held" and self.high == 0)
+        earliest, latest = self.outage.truth
+        return self.low <= latest and earliest <= self.high
 
 
 def judge_outages(world: Served, outages: list[Outage]) -> list[Judged]:
@@ -179,8 +190,10 @@ def judge_outages(world: Served, outages: list[Outage]) -> list[Judged]:
     for one in outages:
         rows = read_probes(world.probes, one.loss_at - timedelta(seconds=2), one.end)
         impact = measure_loss(rows, loss_at=one.loss_at, until=one.end, lasting=LASTING, interval=INTERVAL)
-        answered = [latency for latency in rows.column("latency_s").to_pylist() if latency is not None]
-        found.append(Judged(one, impact.rto_seconds, impact.rto_low, impact.rto_high, max(answered)))
+        latencies = list(zip(rows.column("outcome").to_pylist(), rows.column("latency_s").to_pylist(), strict=True))
+        right = [latency for outcome, latency in latencies if outcome in CORRECT]
+        slowest = max(latency for _, latency in latencies if latency is not None)
+        found.append(Judged(one, impact.rto_seconds, impact.rto_low, impact.rto_high, min(right), slowest))
     return found
 
 
