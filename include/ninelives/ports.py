@@ -147,6 +147,32 @@ class Answer:
     site: str | None = None
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a replica."""
+
+    at: float
+    """Unix time, s, by the replica's clock"""
+    latency: float
+    """seconds"""
+    good: bool
+    """It gave an answer; a request that was wrong itself counts as neither."""
+    agrees: bool | None = None
+    """Of a copied request: whether the served release answers the same within its tolerance."""
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What one process remembers, oldest first."""
+
+    boot: str
+    """Another one means that the process was started anew, and remembers nothing from before."""
+    loaded: tuple[str, ...]
+    """Versions of the model that it can answer with."""
+    by_arm: Mapping[tuple[str, str], tuple[Attempt, ...]]
+    """Per arm (``stable``, ``canary``, ``shadow``, ``beside``) and version."""
+
+
 class Replica(Protocol):
     """One model-server process that speaks the Open Inference Protocol V2. All raise ``Unavailable``."""
 
@@ -164,8 +190,37 @@ class Replica(Protocol):
 
     def infer(self, model: str, rows: Sequence[Features]) -> Answer: ...
 
+    def load_version(self, model: str, version: str) -> None:
+        """Load ``<model>/releases/<version>.json`` beside the release that is served; returns when it is warm."""
+        ...
+
+    def unload_version(self, model: str, version: str) -> None: ...
+
+    def infer_version(self, model: str, version: str, rows: Sequence[Features]) -> Answer:
+        """Asks exactly this version."""
+        ...
+
+    def attempts(self, model: str) -> Attempts:
+        """Every try that the process has answered lately, also those that the gateway hid by another."""
+        ...
+
 
 # --- gateway -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VersionSplit:
+    """How a service's requests are divided between versions of its model while one of them is on its way in."""
+
+    stable: str
+    """The version that answers whatever the others could not: every second try goes to it."""
+    shares: Mapping[str, int]
+    """Percent per version, 100 in all."""
+    shadow: str | None = None
+    """A version that gets copies of requests; its answers go nowhere."""
+    shadow_percent: int = 0
+    beside: tuple[str, ...] = ()
+    """Versions that are asked by their own path only."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +233,8 @@ class GatewayState:
     """Highest fencing token seen per scope (``service:NAME`` or ``site:NAME``)."""
     shares: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Percent of its traffic per site, of each active-passive service that is on its way back to a site."""
+    versions: Mapping[str, VersionSplit] = field(default_factory=dict)
+    """Of each service that has more than the release that its sites serve."""
 
 
 class Gateway(Protocol):
@@ -191,6 +248,13 @@ class Gateway(Protocol):
         """Divide the traffic of an active-passive service between sites, in percent, until it is moved.
 
         The first is where the service is: to it all of the traffic returns where the others cannot take theirs.
+        """
+        ...
+
+    def split(self, service: str, split: VersionSplit | None, *, token: int) -> None:
+        """Divide requests between versions in one step; ``None``: whatever release each site serves.
+
+        The fencing token is of the scope ``release:NAME``.
         """
         ...
 
@@ -233,6 +297,12 @@ class Registry(Protocol):
     def versions(self) -> list[ModelVersion]:
         """Every version of every model that has not been deleted."""
         ...
+
+    def champion(self, model: str) -> str | None:
+        """The version that the alias ``champion`` names."""
+        ...
+
+    def set_champion(self, model: str, version: str) -> None: ...
 
     def metrics(self, version: ModelVersion) -> Mapping[str, float]:
         """As they were recorded when it was trained."""

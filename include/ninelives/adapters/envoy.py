@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,13 +28,14 @@ from ninelives.compilers.envoy import (
     LISTENERS,
     ROUTES,
     Document,
+    candidate_cluster,
     compile_gateway,
     endpoints_file,
     version_of,
 )
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate import Estate, Mode, Service
-from ninelives.ports import Connections, GatewayState
+from ninelives.ports import Connections, GatewayState, VersionSplit
 
 if TYPE_CHECKING:
     import httpx
@@ -97,6 +98,7 @@ class EnvoyGateway:
                 closed_sites=frozenset(document["closed_sites"]),
                 tokens={scope: int(token) for scope, token in document["tokens"].items()},
                 shares={service: dict(shares) for service, shares in document.get("shares", {}).items()},
+                versions={service: _split(split) for service, split in document.get("versions", {}).items()},
             )
         except FileNotFoundError as error:
             raise Unavailable(f"the gateway has no state in {path}; initialise it (ninelives stack up does)") from error
@@ -116,7 +118,9 @@ class EnvoyGateway:
             active = {service.name: _active(service, known.active.get(service.name, ())) for service in
                       self.estate.services}  # fmt: skip
             closed = known.closed_sites & set(self.estate.site_names)
-            return self._change(known, replace(known, active=active, closed_sites=closed, shares={}), live=False)
+            versions = {name: split for name, split in known.versions.items() if name in active}
+            after = replace(known, active=active, closed_sites=closed, shares={}, versions=versions)
+            return self._change(known, after, live=False)
 
     def compile(self) -> GatewayState:
         """Write the files from the state again; a running Envoy must take them."""
@@ -176,6 +180,22 @@ class EnvoyGateway:
             )
             after = {**state.shares, service: dict(shares)}
             self._change(state, replace(state, active={**state.active, service: tuple(shares)}, shares=after))
+
+    def split(self, service: str, split: VersionSplit | None, *, token: int) -> None:
+        """Returns once Envoy divides new requests so; one file changes, at once for all of them.
+
+        :raises Refused: an older token, or shares that are not 100 percent in all
+        :raises Unavailable: Envoy does not answer or did not take the change: requests go where they went
+        """
+        self._service(service)
+        if split and (sum(split.shares.values()) != 100 or min(split.shares.values()) < 0):
+            raise Refused("split", [f"{dict(split.shares)} does not divide 100 percent between versions"])
+        with self._locked():
+            state = self._fenced("split", f"release:{service}", token)
+            versions = {name: one for name, one in state.versions.items() if name != service}
+            if split:
+                versions[service] = split
+            self._change(state, replace(state, versions=versions))
 
     def close_site(self, site: str, *, token: int) -> None:
         """Returns once no new request can reach ``site``.
@@ -273,7 +293,8 @@ class EnvoyGateway:
             admin=_address(urlsplit(self.admin).netloc),
         )
         known = {cluster["name"]: cluster for cluster in (self._read(CLUSTERS) or {}).get("resources", ())}
-        leaving = [cluster for name, cluster in known.items() if name not in self.estate.service_by_name]
+        staying = {name for service in self.estate.service_by_name for name in (service, candidate_cluster(service))}
+        leaving = [cluster for name, cluster in known.items() if name not in staying]
         assignments = {endpoints_file(service): service in known for service in self.estate.service_by_name}
         clusters = files[CLUSTERS]
         if leaving:  # no route may name a cluster that is gone
@@ -292,7 +313,7 @@ class EnvoyGateway:
         for documents, expected in steps:
             self._put(documents, expected if running else set())
         for cluster in leaving:
-            (self.folder / endpoints_file(cluster["name"])).unlink(missing_ok=True)
+            (self.folder / endpoints_file(cluster["eds_cluster_config"]["service_name"])).unlink(missing_ok=True)
 
     def _put(self, files: Mapping[str, Document], expected: Collection[str]) -> None:
         """Write the files that differ, and return once Envoy uses those that are ``expected``."""
@@ -310,7 +331,11 @@ class EnvoyGateway:
             grown = [name for name in stats if name.endswith(_FAILURES) and stats[name] > before.get(name, 0)]
             if grown:
                 raise Unavailable(f"Envoy did not take the new configuration: {', '.join(grown)}; see its log")
-            return all(stats.get(_version_stat(name)) == version_of(files[name]) for name in waiting)
+            return all(
+                stats.get(stat, version_of(files[name])) == version_of(files[name])
+                for name in waiting
+                for stat in _version_stats(name)
+            ) and all(_version_stat(name) in stats for name in waiting)
 
         self._await(in_use, self.effect_timeout, f"Envoy did not use {', '.join(sorted(waiting))} in time")
 
@@ -394,6 +419,19 @@ def _version_stat(file: str) -> str:
     return f"{fixed.get(file) or 'cluster.' + file.removeprefix('eds-').removesuffix('.yaml')}.version_text"
 
 
+def _version_stats(file: str) -> list[str]:
+    """Every reader of the file; the candidate's cluster, which an Envoy may not have yet, reads its service's."""
+    stat = _version_stat(file)
+    if not file.startswith("eds-"):
+        return [stat]
+    service = file.removeprefix("eds-").removesuffix(".yaml")
+    return [stat, f"cluster.{candidate_cluster(service)}.version_text"]
+
+
+def _split(document: Mapping[str, Any]) -> VersionSplit:
+    return VersionSplit(**{**document, "shares": dict(document["shares"]), "beside": tuple(document["beside"])})
+
+
 def _address(endpoint: str) -> tuple[str, int]:
     """IP address and port of ``host:port``; Envoy's endpoint files hold addresses only."""
     parts = urlsplit(f"//{endpoint}")
@@ -416,6 +454,7 @@ def _dump(state: GatewayState) -> bytes:
             "closed_sites": sorted(state.closed_sites),
             "tokens": dict(state.tokens),
             "shares": {service: dict(shares) for service, shares in state.shares.items()},
+            "versions": {service: asdict(split) for service, split in state.versions.items()},
         },
         indent=1,
     ).encode()

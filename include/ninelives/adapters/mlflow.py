@@ -73,6 +73,14 @@ class MlflowRegistry:
                 if not token:
                     return found
 
+    def champion(self, model: str) -> str | None:
+        with _asking(self.connection) as mlflow:
+            return str(_champion(mlflow.MlflowClient(), model) or "") or None
+
+    def set_champion(self, model: str, version: str) -> None:
+        with _asking(self.connection) as mlflow:
+            mlflow.MlflowClient().set_registered_model_alias(model, ALIAS, version)
+
     def metrics(self, version: ModelVersion) -> Mapping[str, float]:
         with _asking(self.connection) as mlflow:
             return dict(mlflow.MlflowClient().get_run(version.run).data.metrics)

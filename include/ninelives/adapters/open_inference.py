@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ninelives.adapters.http_client import http_client
 from ninelives.errors import Corrupted, Refused, Unavailable
-from ninelives.ports import Answer, Features
+from ninelives.ports import Answer, Attempt, Attempts, Features
 from ninelives.serving.protocol import decode_response, encode_request
 
 if TYPE_CHECKING:
@@ -50,6 +50,30 @@ class V2Replica:
 
     def infer(self, model: str, rows: Sequence[Features]) -> Answer:
         return self._http.infer(f"/v2/models/{model}/infer", rows)
+
+    def load_version(self, model: str, version: str) -> None:
+        body = {"parameters": {"version": version}}
+        self._http.post(f"/v2/repository/models/{model}/load", body, timeout=LOAD_TIMEOUT)
+
+    def unload_version(self, model: str, version: str) -> None:
+        self._http.post(f"/v2/repository/models/{model}/unload", {"parameters": {"version": version}})
+
+    def infer_version(self, model: str, version: str, rows: Sequence[Features]) -> Answer:
+        return self._http.infer(f"/v2/models/{model}/versions/{version}/infer", rows)
+
+    def attempts(self, model: str) -> Attempts:
+        answer = self._http.post(f"/v2/repository/models/{model}/attempts", {}).json()
+        try:
+            return Attempts(
+                boot=str(answer["boot"]),
+                loaded=tuple(map(str, answer["loaded"])),
+                by_arm={
+                    (arm["arm"], arm["version"]): tuple(Attempt(*one) for one in arm["attempts"])
+                    for arm in answer["arms"]
+                },
+            )
+        except (KeyError, TypeError) as error:
+            raise Unavailable(f"{self.url} does not say what it has answered: {error!r}") from error
 
 
 class GatewayClient:

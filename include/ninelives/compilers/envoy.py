@@ -16,8 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from ninelives.estate import Estate, Mode, Service
-from ninelives.ports import GatewayState
-from ninelives.serving.protocol import DEGRADED_HEADER, MAX_BODY_BYTES, SITE_HEADER, VERSION_HEADER, encode_answer
+from ninelives.ports import GatewayState, VersionSplit
+from ninelives.serving.protocol import (
+    ARM_HEADER,
+    DEGRADED_HEADER,
+    MAX_BODY_BYTES,
+    SITE_HEADER,
+    STABLE_HEADER,
+    VERSION_HEADER,
+    WANTED_HEADER,
+    encode_answer,
+)
 
 BOOTSTRAP, LISTENERS, CLUSTERS, ROUTES = "bootstrap.yaml", "lds.yaml", "cds.yaml", "rds.yaml"
 HEALTH_INTERVAL = 1.0
@@ -66,8 +75,11 @@ def compile_gateway(
     files = {
         BOOTSTRAP: _bootstrap(estate, folder, admin),
         LISTENERS: _discovery("config.listener.v3.Listener", [_listener(listen, folder)]),
-        ROUTES: _discovery("config.route.v3.RouteConfiguration", [_routes(estate, endpoints)]),
-        CLUSTERS: _discovery("config.cluster.v3.Cluster", [_cluster(service, folder) for service in estate.services]),
+        ROUTES: _discovery("config.route.v3.RouteConfiguration", [_routes(estate, state, endpoints)]),
+        CLUSTERS: _discovery(
+            "config.cluster.v3.Cluster",
+            [kind(service, folder) for service in estate.services for kind in (_cluster, _candidate_cluster)],
+        ),
     }
     for service in estate.services:
         shares = state.shares.get(service.name, {})
@@ -220,13 +232,21 @@ def _access_log() -> Document:
     }
 
 
-def _routes(estate: Estate, endpoints: Mapping[str, Sequence[tuple[str, int]]]) -> Document:
-    routes = [route for service in estate.services for route in _service_routes(service, endpoints)]
+def _routes(estate: Estate, state: GatewayState, endpoints: Mapping[str, Sequence[tuple[str, int]]]) -> Document:
+    routes = []
+    for service in estate.services:
+        infer, *others = _service_routes(service, endpoints)
+        split = state.versions.get(service.name)
+        routes += [_divided(infer, service, split) if split else infer, *others]
+        routes += [_by_version(infer, service, version) for version in _addressable(split)]
     return {
         "name": "services",
         # Without it a route to a missing cluster is accepted and answers 503.
         "validate_clusters": True,
-        "virtual_hosts": [{"name": "services", "domains": ["*"], "routes": routes}],
+        # Replicas are told which try it is: only the first is the new version's.
+        "virtual_hosts": [
+            {"name": "services", "domains": ["*"], "include_request_attempt_count": True, "routes": routes}
+        ],
     }
 
 
@@ -260,6 +280,55 @@ def _service_routes(service: Service, endpoints: Mapping[str, Sequence[tuple[str
         },
     }
     return [infer, ready]
+
+
+def _divided(infer: Document, service: Service, split: VersionSplit) -> Document:
+    """The route with its requests divided between versions; retries, time limits and fallback stay what they are."""
+    route = {key: value for key, value in infer["route"].items() if key != "cluster"}
+    weighted = [
+        {
+            "name": service.name if version == split.stable else candidate_cluster(service.name),
+            "weight": share,
+            "request_headers_to_add": _told(version, "stable" if version == split.stable else "canary", split.stable),
+        }
+        for version, share in split.shares.items()
+        if share
+    ]
+    route["weighted_clusters"] = {"clusters": weighted}
+    if split.shadow and split.shadow_percent:
+        route["request_mirror_policies"] = [
+            {
+                "cluster": candidate_cluster(service.name),
+                "runtime_fraction": {"default_value": {"numerator": split.shadow_percent, "denominator": "HUNDRED"}},
+                "request_headers_mutations": [{"append": one} for one in _told(split.shadow, "shadow", split.shadow)],
+            }
+        ]
+    return {**infer, "route": route}
+
+
+def _by_version(infer: Document, service: Service, version: str) -> Document:
+    """One version by its own path, and never another's answer: no fallback either."""
+    model = f"/v2/models/{service.model}"
+    path = f"{model}/versions/{version}/infer"
+    kept = {key: value for key, value in infer.items() if key != "typed_per_filter_config"}
+    return {
+        **kept,
+        "match": _match(f"/services/{service.name}{path}", "POST"),
+        "route": {**infer["route"], "cluster": candidate_cluster(service.name), "prefix_rewrite": path},
+        "request_headers_to_add": _told(version, "beside", version),
+    }
+
+
+def _addressable(split: VersionSplit | None) -> list[str]:
+    return list(dict.fromkeys([split.stable, *split.shares, *split.beside])) if split else []
+
+
+def _told(version: str, arm: str, stable: str) -> list[Document]:
+    headers = {WANTED_HEADER: version, STABLE_HEADER: stable, ARM_HEADER: arm}
+    return [
+        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, value in headers.items()
+    ]
 
 
 def _match(path: str, method: str) -> Document:
@@ -391,6 +460,18 @@ def _cluster(service: Service, folder: Path) -> Document:
             }
         },
     }
+
+
+def candidate_cluster(service: str) -> str:
+    """The same replicas once more, for whatever version is on its way in: it must not cost them their good name."""
+    return f"{service}@candidate"
+
+
+def _candidate_cluster(service: Service, folder: Path) -> Document:
+    cluster = _cluster(service, folder)
+    # Its failures are the new version's, not the replica's; without a replica its retries could not save anybody.
+    del cluster["outlier_detection"]
+    return {**cluster, "name": candidate_cluster(service.name)}
 
 
 def _weight(shares: Mapping[str, int], site: str, replicas: int) -> Document:

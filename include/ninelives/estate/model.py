@@ -38,6 +38,13 @@ class Approval(StrEnum):
     FOUR_EYES = "four-eyes"
 
 
+class Hardware(StrEnum):
+    """What a model runs on, so far as a promotion has to look at it."""
+
+    ACCELERATOR = "accelerator"
+    CPU = "cpu"
+
+
 class Deletions(StrEnum):
     """What an object means that was deleted at the primary: a loss, or a wish."""
 
@@ -200,6 +207,39 @@ class Golden(Declared):
     inputs: dict[str, Value] = Field(min_length=1)
 
 
+class CanaryStep(Declared):
+    """A share of the traffic for the new version, and how long it is judged at least before the next."""
+
+    share: Percent
+    hold: Duration
+
+
+class ReleasePolicy(Declared):
+    """How a new version of the model comes into service."""
+
+    shadow: int = Field(default=20, ge=0, le=100, description="Percent of requests copied to the new version; 0: none.")
+    shadow_for: Duration = Field(default="5min", validate_default=True, description="How long they are copied.")
+    canary: tuple[CanaryStep, ...] = Field(
+        default=(
+            CanaryStep(share=5, hold=timedelta(minutes=5)),
+            CanaryStep(share=25, hold=timedelta(minutes=10)),
+            CanaryStep(share=50, hold=timedelta(minutes=10)),
+        ),
+        min_length=1,
+        description="Growing shares of real traffic before all of it.",
+    )
+    patience: Duration = Field(
+        default="1h", validate_default=True, description="How long a step may stay undecided before it is rolled back."
+    )
+    approval: Approval | None = Field(default=None, description="Who must agree; none given: as for a drill.")
+    keep_for: Duration = Field(
+        default="1d", validate_default=True, description="How long the old version stays loaded for a way back."
+    )
+    hardware: Hardware = Field(
+        default=Hardware.ACCELERATOR, description="cpu: no accelerator is needed, and none is looked at."
+    )
+
+
 class Service(Declared):
     """What users call."""
 
@@ -211,6 +251,7 @@ class Service(Declared):
     objective: Objective
     golden: tuple[Golden, ...] = Field(min_length=1)
     fallback: Fallback | None = None
+    release: ReleasePolicy = ReleasePolicy()
 
 
 class PlannedDrill(Declared):

@@ -74,16 +74,50 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def candidate_key(model: str, version: str) -> str:
+    return f"{model}/releases/{version}.json"
+
+
 def read_release(store: ObjectStore, model: str) -> Release | None:
     """The release of ``model`` that the site serves, ``None`` where it has none.
 
     :raises Corrupted: the pointer cannot be read or names another model
     :raises Unavailable: the store does not answer
     """
-    data = store.get(BUCKET, pointer_key(model))
+    return _read(store, model, pointer_key(model))
+
+
+def read_candidate(store: ObjectStore, model: str, version: str) -> Release | None:
+    """A version that was staged at the site, served or not; raises as ``read_release``."""
+    found = _read(store, model, candidate_key(model, version))
+    if found and found.version != version:
+        raise Corrupted(f"{BUCKET}/{candidate_key(model, version)} at {store.site} is version {found.version}")
+    return found
+
+
+def stage(store: ObjectStore, release: Release, onnx: bytes) -> None:
+    """Put a version where it can be loaded beside the one that is served, which stays. May be repeated.
+
+    :raises Refused: another model is staged under the same version
+    :raises Corrupted: as ``publish``
+    :raises Unavailable: the store does not answer
+    """
+    _check_bytes(release, onnx)
+    store.ensure_bucket(BUCKET)
+    there = read_candidate(store, release.model, release.version)
+    if there and there.digest != release.digest:
+        what = f"stage {release.model} version {release.version} at {store.site}"
+        raise Refused(what, [f"that version is {there.digest} there, this one is {release.digest}"])
+    _put_object(store, release, onnx)
+    if there is None:
+        store.put(BUCKET, candidate_key(release.model, release.version), release.model_dump_json(indent=1).encode())
+
+
+def _read(store: ObjectStore, model: str, key: str) -> Release | None:
+    data = store.get(BUCKET, key)
     if data is None:
         return None
-    where = f"{BUCKET}/{pointer_key(model)} at {store.site}"
+    where = f"{BUCKET}/{key} at {store.site}"
     try:
         release = Release.model_validate_json(data)
     except ValidationError as error:
@@ -94,22 +128,41 @@ def read_release(store: ObjectStore, model: str) -> Release | None:
     return release
 
 
-def publish(store: ObjectStore, release: Release, onnx: bytes, *, by: str | None = None) -> bool:
+def publish(
+    store: ObjectStore, release: Release, onnx: bytes, *, by: str | None = None, instead_of: str | None = None
+) -> bool:
     """Make ``release`` what the site serves; ``False`` where it already was. A killed call is simply repeated.
 
     :param by: who publishes, for whoever must decide between two releases later
+    :param instead_of: a newer version that a rollback takes back; ``release`` must have a time of its own then, so that
+        its pointer is a new one that comes after the newer version's
     :raises Refused: the site serves a newer version, or another model under the same version
     :raises Corrupted: ``onnx`` is not what the release names, or the store gives back other bytes than it took
     :raises Unavailable: the store does not answer; the release before stays in service
     """
+    _check_bytes(release, onnx)
+    store.ensure_bucket(BUCKET)
+    current = read_release(store, release.model)
+    if current is None or current.version != instead_of:
+        _refuse_backwards(store.site, current, release)
+    _put_object(store, release, onnx)
+    if current and current.model_copy(update={"created_at": release.created_at}) == release:
+        return False
+    before, after = store.get(BUCKET, pointer_key(release.model)), release.model_dump_json(indent=1).encode()
+    record_move(store, release.model, before, after, by=by)
+    store.put(BUCKET, pointer_key(release.model), after)
+    return True
+
+
+def _check_bytes(release: Release, onnx: bytes) -> None:
     if (digest_of(onnx), len(onnx)) != (release.digest, release.size):
         raise Corrupted(
             f"the bytes of {release.model} version {release.version} hash to {digest_of(onnx)}, its release says "
             f"{release.digest}; fetch the model from the registry again"
         )
-    store.ensure_bucket(BUCKET)
-    current = read_release(store, release.model)
-    _refuse_backwards(store.site, current, release)
+
+
+def _put_object(store: ObjectStore, release: Release, onnx: bytes) -> None:
     if store.get(BUCKET, release.object) != onnx:
         store.put(BUCKET, release.object, onnx)
         if store.get(BUCKET, release.object) != onnx:
@@ -117,12 +170,6 @@ def publish(store: ObjectStore, release: Release, onnx: bytes, *, by: str | None
                 f"{store.site} gave back other bytes for {BUCKET}/{release.object} than it took; the release before "
                 "stays in service; look at the store's disk"
             )
-    if current and current.model_copy(update={"created_at": release.created_at}) == release:
-        return False
-    before, after = store.get(BUCKET, pointer_key(release.model)), release.model_dump_json(indent=1).encode()
-    record_move(store, release.model, before, after, by=by)
-    store.put(BUCKET, pointer_key(release.model), after)
-    return True
 
 
 def _refuse_backwards(site: str, current: Release | None, release: Release) -> None:
@@ -137,21 +184,27 @@ def _refuse_backwards(site: str, current: Release | None, release: Release) -> N
         )
 
 
-def record_golden(home: Home, release: Release) -> None:
+def record_golden(home: Home, release: Release, *, candidate: bool = False) -> None:
     """Let the prober know the release's answers, beside those of the versions that may still answer.
 
     To be called before ``publish``: a correct answer that the prober does not know yet would count as wrong.
 
+    :param candidate: it is not the newest release whatever its number: no standby has to have it
     :raises Corrupted: the file that is there is not one of golden answers
     """
     path = golden_file(home, release.model)
     path.parent.mkdir(parents=True, exist_ok=True)
     answers = release.model_dump(mode="json", include={"tolerance", "golden"})
     with _locked(path.with_suffix(".lock")):
-        releases = _read_golden(path)
-        if releases.get(release.version) == answers:
+        known = {key: _read_golden(path, key) for key in ("releases", "candidates")}
+        mine, other = ("candidates", "releases") if candidate else ("releases", "candidates")
+        if known[mine].get(release.version) == answers and release.version not in known[other]:
             return
-        document = {"model": release.model, "releases": {**releases, release.version: answers}}
+        known[other].pop(release.version, None)
+        known[mine][release.version] = answers
+        document = {"model": release.model, "releases": known["releases"]}
+        if known["candidates"]:
+            document["candidates"] = known["candidates"]
         write_atomically(path, json.dumps(document, indent=1).encode())
 
 
@@ -177,9 +230,10 @@ def golden_file(home: Home, model: str) -> Path:
     return home.golden / f"{model}.json"
 
 
-def _read_golden(path: Path) -> dict[str, Any]:
+def _read_golden(path: Path, key: str = "releases") -> dict[str, Any]:
     try:
-        releases = json.loads(path.read_bytes())["releases"]
+        document = json.loads(path.read_bytes())
+        releases = document["releases"] if key == "releases" else document.get(key, {})
         if not isinstance(releases, dict) or not all(version.isdecimal() for version in releases):
             raise ValueError("releases must be an object with one entry per version number")
     except FileNotFoundError:

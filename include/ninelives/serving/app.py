@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,8 +17,23 @@ from starlette.routing import Route
 
 from ninelives import __version__
 from ninelives.errors import Corrupted, Refused, Unavailable
-from ninelives.serving.protocol import MAX_BODY_BYTES, SITE_HEADER, VERSION_HEADER
+from ninelives.releases.golden import answers_match
+from ninelives.serving.attempts import AttemptLog
+from ninelives.serving.model import OnnxModel
+from ninelives.serving.protocol import (
+    ARM_HEADER,
+    ATTEMPT_HEADER,
+    MAX_BODY_BYTES,
+    SITE_HEADER,
+    STABLE_HEADER,
+    VERSION_HEADER,
+    WANTED_HEADER,
+    decode_response,
+)
 from ninelives.serving.repository import Repository
+
+AGREEMENT = 0.001
+"""Tolerance, as ``answers_match`` means it, within which two versions answer the same."""
 
 INFERENCE_THREADS = 4
 """Inferences at once; more wait. Health answers come from the event loop and never wait for one."""
@@ -25,6 +41,7 @@ INFERENCE_THREADS = 4
 
 def make_app(repository: Repository, *, site: str, key: str | None) -> Starlette:
     """The application. Without ``key`` nobody may load or unload."""
+    attempts = AttemptLog()
     threads: list[CapacityLimiter] = []  # a limiter needs the running event loop
 
     async def server(request: Request) -> Response:
@@ -50,14 +67,35 @@ def make_app(repository: Repository, *, site: str, key: str | None) -> Starlette
     async def infer(request: Request) -> Response:
         name = request.path_params["model"]
         body = await _body(request)
-        model = repository.get(name)
+        wanted, arm = _wanted(request)
+        served = repository.get(name)
+        model = (repository.get_version(name, wanted) if wanted else None) or served
+        if "version" in request.path_params:
+            model = repository.get_version(name, request.path_params["version"])
         if model is None:
             return _absent(name)
         if not threads:
             threads.append(CapacityLimiter(INFERENCE_THREADS))
 
         def answer() -> bytes:
-            return json.dumps(model.infer(json.loads(body, parse_constant=_no_constant)), allow_nan=False).encode()
+            document = json.loads(body, parse_constant=_no_constant)
+            began, agrees = time.perf_counter(), None
+            try:
+                result = model.infer(document)
+            except (ValueError, RecursionError):
+                if arm == "stable" or served is None:
+                    raise
+                served.infer(document)  # raises in its turn where the user is wrong, not the new version
+                attempts.add(name, arm, model.version, latency=time.perf_counter() - began, good=False)
+                raise ArithmeticError(f"version {model.version} refuses what {served.version} answers") from None
+            except Exception:
+                attempts.add(name, arm, model.version, latency=time.perf_counter() - began, good=False)
+                raise
+            latency = time.perf_counter() - began
+            if arm == "shadow" and served is not None:
+                agrees = _agree(served, document, result)
+            attempts.add(name, arm, model.version, latency=latency, good=True, agrees=agrees)
+            return json.dumps(result, allow_nan=False).encode()
 
         try:
             content = await to_thread.run_sync(answer, limiter=threads[0])
@@ -69,13 +107,21 @@ def make_app(repository: Repository, *, site: str, key: str | None) -> Starlette
 
     async def load(request: Request) -> Response:
         name = request.path_params["model"]
-        model = await to_thread.run_sync(repository.load, name)
+        version = _version(await _body(request))
+        load_one = repository.load if version is None else lambda name: repository.load_version(name, version)
+        model = await to_thread.run_sync(load_one, name)
         return _json(200, {"name": name, "version": model.version})
 
     async def unload(request: Request) -> Response:
         name = request.path_params["model"]
-        await to_thread.run_sync(repository.unload, name)
+        version = _version(await _body(request))
+        unload_one = repository.unload if version is None else lambda name: repository.unload_version(name, version)
+        await to_thread.run_sync(unload_one, name)
         return _json(200, {"name": name})
+
+    async def tries(request: Request) -> Response:
+        name = request.path_params["model"]
+        return _json(200, attempts.document(name, repository.versions(name)))
 
     async def index(request: Request) -> Response:
         return _json(200, repository.index())
@@ -113,6 +159,8 @@ def make_app(repository: Repository, *, site: str, key: str | None) -> Starlette
         Route("/v2/models/{model}", metadata),
         Route("/v2/models/{model}/ready", model_ready),
         Route("/v2/models/{model}/infer", infer, methods=["POST"]),
+        Route("/v2/models/{model}/versions/{version}/infer", infer, methods=["POST"]),
+        Route("/v2/repository/models/{model}/attempts", _guarded(tries), methods=["POST"]),
         Route("/v2/repository/index", _guarded(index), methods=["POST"]),
         Route("/v2/repository/models/{model}/load", _guarded(load), methods=["POST"]),
         Route("/v2/repository/models/{model}/unload", _guarded(unload), methods=["POST"]),
@@ -128,6 +176,37 @@ def make_app(repository: Repository, *, site: str, key: str | None) -> Starlette
         await app(scope, receive, send_with_site if scope["type"] == "http" else send)
 
     return with_site  # type: ignore[return-value]
+
+
+def _wanted(request: Request) -> tuple[str | None, str]:
+    """Version and arm of this try. Whatever a new version could not answer, every other try takes to the old one."""
+    headers = request.headers
+    arm = headers.get(ARM_HEADER, "stable")
+    if headers.get(ATTEMPT_HEADER, "1") != "1" and (stable := headers.get(STABLE_HEADER)):
+        return stable, "stable"
+    return headers.get(WANTED_HEADER), arm
+
+
+def _agree(served: OnnxModel, document: Any, result: dict[str, Any]) -> bool:
+    """Whether the release that is served answers a copied request the same."""
+    try:
+        mine, theirs = (decode_response(one, {}, 0.0).outputs for one in (served.infer(document), result))
+    except (ValueError, ArithmeticError):
+        return False
+    return answers_match(mine, theirs, AGREEMENT)
+
+
+def _version(body: bytes) -> str | None:
+    """``parameters.version`` of an order to load or unload; ``None``: of the release that the site serves."""
+    try:
+        document = json.loads(body or b"{}")
+    except ValueError:
+        document = None
+    parameters = document.get("parameters", {}) if isinstance(document, dict) else None
+    version = parameters.get("version") if isinstance(parameters, dict) else ""
+    if not isinstance(parameters, dict) or not isinstance(version, str | None):
+        raise Refused("model repository", ["the order must be a JSON object, its parameters.version a text"])
+    return version
 
 
 async def _body(request: Request) -> bytes:

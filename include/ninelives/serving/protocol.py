@@ -14,6 +14,13 @@ from ninelives.ports import Answer, Features, Scalar
 SITE_HEADER = "x-ninelives-site"
 VERSION_HEADER = "x-ninelives-model-version"
 DEGRADED_HEADER = "x-ninelives-degraded"
+WANTED_HEADER = "x-ninelives-wanted-version"
+"""Of a request, set by the gateway: which version answers the first try."""
+STABLE_HEADER = "x-ninelives-stable-version"
+"""Of a request, set by the gateway: which version answers every other try."""
+ARM_HEADER = "x-ninelives-arm"
+"""Of a request, set by the gateway: ``stable``, ``canary``, ``shadow`` or ``beside``."""
+ATTEMPT_HEADER = "x-envoy-attempt-count"
 
 MAX_BODY_BYTES = 1 << 20
 """The largest request that the gateway and the model server read."""

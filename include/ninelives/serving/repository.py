@@ -25,6 +25,7 @@ WARM_UP_PASSES = 10
 """Passes over the golden requests before a model counts as warm."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -72,6 +73,7 @@ class Repository:
         self._store = store
         self._cache = cache
         self._models: dict[str, OnnxModel] = {}
+        self._beside: dict[tuple[str, str], OnnxModel] = {}
         self._reasons: dict[str, str] = {}
         self._wanted = set(wanted)
         self._loading: dict[str, threading.Lock] = {}
@@ -81,6 +83,40 @@ class Repository:
 
     def get(self, name: str) -> OnnxModel | None:
         return self._models.get(name)
+
+    def get_version(self, name: str, version: str) -> OnnxModel | None:
+        """Exactly this version, whether it is the release that is served or stands beside it."""
+        served = self._models.get(name)
+        return served if served and served.version == version else self._beside.get((name, version))
+
+    def versions(self, name: str) -> tuple[str, ...]:
+        served = self._models.get(name)
+        beside = [version for model, version in tuple(self._beside) if model == name]
+        return tuple(dict.fromkeys([*([served.version] if served else []), *beside]))
+
+    def load_version(self, name: str, version: str) -> OnnxModel:
+        """Load a version beside the release that is served, verified and warm like that; raises as ``load``."""
+        _check_name(name)
+        if not _VERSION.fullmatch(version):
+            raise Refused("model version", [f"{version[:60]!r} is not a version number"])
+        with self._loading_of(name):
+            if found := self.get_version(name, version):
+                return found
+            data = self._store.get(BUCKET, f"{name}/releases/{version}.json")
+            if data is None:
+                raise Unavailable(f"site {self._store.site} has no candidate {version} of model {name}")
+            pointer = Pointer.parse(name, data)
+            if pointer.version != version:
+                raise Corrupted(f"{name}/releases/{version}.json at {self._store.site} is version {pointer.version}")
+            model = self._proven(name, pointer, self._bytes(name, pointer, read_store=True)[0])
+            self._beside[name, version] = model
+            return model
+
+    def unload_version(self, name: str, version: str) -> None:
+        """Forget a version that stands beside; the release that is served stays."""
+        _check_name(name)
+        with self._loading_of(name):
+            self._beside.pop((name, version), None)
 
     def knows(self, name: str) -> bool:
         """Whether the model is or was meant to be here: absent for now, rather than unknown."""
@@ -160,6 +196,21 @@ class Repository:
             self._reasons[name] = ""
             return current
         data, fresh = self._bytes(name, pointer, read_store=read_store)
+        model = self._proven(name, pointer, data)
+        if fresh:
+            self._keep(_object_file(name, pointer.sha256), data)
+        with self._lock:
+            if current:  # whoever still asks for it by its number gets it, until it is unloaded
+                self._beside[name, current.version] = current
+            self._beside.pop((name, model.version), None)
+            self._models[name] = model
+            self._reasons[name] = ""
+        log.info("%s version %s is ready", name, model.version)
+        return model
+
+    @staticmethod
+    def _proven(name: str, pointer: Pointer, data: bytes) -> OnnxModel:
+        """Warm, and right on every golden request."""
         model = OnnxModel(name, pointer.version, pointer.sha256, data)
         for _ in range(WARM_UP_PASSES):
             for inputs, outputs in pointer.golden:
@@ -172,12 +223,6 @@ class Repository:
                         f"model {name} version {model.version} is not the model that was released: for {inputs} it "
                         f"answers {dict(got)}, the release says {outputs}"
                     )
-        if fresh:
-            self._keep(_object_file(name, pointer.sha256), data)
-        with self._lock:
-            self._models[name] = model
-            self._reasons[name] = ""
-        log.info("%s version %s is ready", name, model.version)
         return model
 
     def _bytes(self, name: str, pointer: Pointer, *, read_store: bool) -> tuple[bytes, bool]:

@@ -106,7 +106,7 @@ def test_envoy_itself_accepts_what_is_compiled(tmp_path: Path, demo: bool) -> No
     manager["route_config"] = untyped(files[ROUTES]["resources"][0])
     clusters = []
     for cluster in files[CLUSTERS]["resources"]:
-        assignment = untyped(files[f"eds-{cluster['name']}.yaml"]["resources"][0])
+        assignment = untyped(files[f"eds-{cluster['eds_cluster_config']['service_name']}.yaml"]["resources"][0])
         static = {**untyped(cluster), "type": "STATIC", "load_assignment": assignment}
         del static["eds_cluster_config"]
         clusters.append(static)
