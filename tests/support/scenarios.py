@@ -112,8 +112,11 @@ class World:
 
 
 @contextmanager
-def light_estate(folder: Path) -> Iterator[World]:
-    """Started below ``folder`` and filled; every process of it is gone afterwards."""
+def light_estate(folder: Path, *, vault: bool = False) -> Iterator[World]:
+    """Started below ``folder`` and filled; every process of it is gone afterwards.
+
+    :param vault: with a vault of its own
+    """
     declared = estate_of_two_sites(without="gamma").model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     declared["models"] = [model for model in declared["models"] if model["name"] != "gamma"]
     calendar = [
@@ -121,6 +124,10 @@ def light_estate(folder: Path) -> Iterator[World]:
         {"scenario": "site-loss", "service": "alpha", "every": "7d"},
     ]
     declared["drills"] |= {"calendar": calendar, "approval": "none"}
+    if vault:
+        declared["people"].append({"name": "hedy", "roles": ["keeper"]})
+        declared["vault"] = {"site": "reykjavik", "keeper": "hedy"}
+        declared["backups"] = {"schedule": "30 2 * * *", "rpo": "26h", "rto": "5min", "verify": "30 4 * * *"}
     # Called as the feeder calls what it writes, which replays the demo's flights.
     text = json.dumps({**declared, "streams": [STREAM]}).replace('"rows"', '"flights"')
     (folder / "source.yaml").write_text(text)
@@ -133,7 +140,7 @@ def light_estate(folder: Path) -> Iterator[World]:
     }
     with patch.dict(os.environ, environment):
         try:
-            lifecycle.up(home, folder / "source.yaml", LIGHT)
+            lifecycle.up(home, folder / "source.yaml", LIGHT - {Part.VAULT} if vault else LIGHT)
             world = World(home)
             world.fill()
             yield world

@@ -145,6 +145,45 @@ def _run(program: str, arguments: list[str], environment: Mapping[str, str], whe
         raise Unavailable(f"{where}: {program} ended with {done.returncode}: {' '.join(done.stderr.split())[:500]}")
 
 
+def load_dump(superuser: Connection, dump: Path, name: str, *, owner: str | None = None) -> None:
+    """Load a dump into a new database ``name``; one of that name is thrown away before.
+
+    :param owner: of the database; then everything in it gets its owner and its rights as they were, else the superuser
+        owns all of it
+    :raises Corrupted: the dump does not load without an error
+    """
+    import psycopg2
+    from psycopg2 import sql
+
+    where = f"database {name} at {superuser.host}:{superuser.port}"
+    try:
+        link = psycopg2.connect(**_libpq(superuser, "postgres"))
+    except psycopg2.OperationalError as error:
+        raise Unavailable(f"{where}: {error}") from error
+    link.autocommit = True  # CREATE DATABASE cannot run in a transaction
+    words = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
+    if owner:
+        words += sql.SQL(" OWNER {}").format(sql.Identifier(owner))
+    try:
+        with link.cursor() as cursor:
+            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+            cursor.execute(words)
+    except psycopg2.Error as error:
+        raise Unavailable(f"{where}: {error}") from error
+    finally:
+        link.close()
+    rights = [] if owner else ["--no-owner", "--no-privileges"]
+    try:
+        _run(
+            "pg_restore",
+            ["--exit-on-error", *rights, f"--dbname={name}", str(dump)],
+            _environment(superuser, name),
+            f"the dump of {name}",
+        )
+    except Unavailable as error:  # the server answers and the database is empty: what fails is the dump
+        raise Corrupted(str(error)) from error
+
+
 class Scratch:
     """``ports.ScratchServer``."""
 
@@ -152,22 +191,7 @@ class Scratch:
         self._connection = connection
 
     def load(self, dump: Path, name: str) -> None:
-        import psycopg2
-        from psycopg2 import sql
-
-        link = psycopg2.connect(**_libpq(self._connection, "postgres"))
-        link.autocommit = True  # CREATE DATABASE cannot run in a transaction
-        try:
-            with link.cursor() as cursor:
-                cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-        finally:
-            link.close()
-        environment = _environment(self._connection, name)
-        options = ["--exit-on-error", "--no-owner", "--no-privileges", f"--dbname={name}", str(dump)]
-        try:
-            _run("pg_restore", options, environment, f"the dump of {name}")
-        except Unavailable as error:  # the server is ours and empty: what fails is the dump
-            raise Corrupted(str(error)) from error
+        load_dump(self._connection, dump, name)
 
     def ledger(self, name: str) -> Ledger:
         from dataclasses import replace

@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ninelives.estate.cron import longest_gap
 from ninelives.estate.units import format_duration
 from ninelives.evidence.anchor import read_anchors
 from ninelives.evidence.chain import verify_chain
-from ninelives.ports import Ledger, Record, ScratchServer, Snapshot, Systems
+from ninelives.ports import Ledger, ObjectStore, Record, ScratchServer, Snapshot, Systems
 
 CHECK, RESTORE = "backup-check", "backup-restore"
 
@@ -222,19 +222,21 @@ def _databases_come_up(systems: Systems, folder: Path, manifest: BackupManifest)
 
 
 def _ledger_verifies(systems: Systems, server: ScratchServer, manifest: BackupManifest) -> list[str]:
-    """The chain of the restored ledger, up to the record that it ended with, and against the anchors of that time."""
-    facts = manifest.parts["ledger"].facts
-    ledger: Ledger = server.ledger(facts["databases"][0])
-    head = ledger.head()
-    said = facts["head"]
-    if head.seq != said["seq"] or (head.seq and head.hash != said["hash"]):
-        return [f"the ledger ends at record {head.seq} ({head.hash[:12]}), its backup said {said['seq']}"]
     stores = {}
     for site in systems.estate.site_names:
         try:
             stores[site] = systems.store(site)
         except Unavailable:
             continue  # then its anchors are not there to compare with
+    return ledger_problems(server.ledger(manifest.parts["ledger"].facts["databases"][0]), manifest, stores)
+
+
+def ledger_problems(ledger: Ledger, manifest: BackupManifest, stores: Mapping[str, ObjectStore]) -> list[str]:
+    """What is wrong with a restored ledger: its chain up to the record that the backup says it ended with, and against
+    the anchors of that time, as far as ``stores`` still have them."""
+    head, said = ledger.head(), manifest.parts["ledger"].facts["head"]
+    if head.seq != said["seq"] or (head.seq and head.hash != said["hash"]):
+        return [f"the ledger ends at record {head.seq} ({head.hash[:12]}), its backup said {said['seq']}"]
     anchors = [one for one in read_anchors(stores, ledger.ledger_id).anchors if one.seq <= head.seq]
     return [f"ledger: {finding}" for finding in verify_chain(ledger.scan(), tuple(anchors))][:MOST_LISTED]
 

@@ -15,7 +15,7 @@ from ninelives.backups.run import clear, policy, resolve, snapshots
 from ninelives.errors import Corrupted, Refused
 from ninelives.files import sync_folder
 from ninelives.home import Home
-from ninelives.ports import Snapshot, Systems
+from ninelives.ports import Signer, Snapshot, Systems, Vault
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,17 @@ def fetch(systems: Systems, snapshot: Snapshot, folder: Path, parts: Sequence[st
     :raises Corrupted: anything is missing, too much, or other than it was backed up
     :raises Refused: the backup has no such part
     """
-    systems.vault().restore(snapshot.id, folder, parts=parts)
+    return fetch_from(systems.vault(), systems.signer(), snapshot, folder, parts)
+
+
+def fetch_from(
+    vault: Vault, signer: Signer | None, snapshot: Snapshot, folder: Path, parts: Sequence[str] = ()
+) -> BackupManifest:
+    """As ``fetch``, where no estate is known yet: it lies in the backup.
+
+    :param signer: ``None``: the signature is not looked at
+    """
+    vault.restore(snapshot.id, folder, parts=parts)
     where = f"backup {snapshot.id[:12]}"
     path = folder / NAME
     if not path.is_file():
@@ -84,7 +94,7 @@ def fetch(systems: Systems, snapshot: Snapshot, folder: Path, parts: Sequence[st
     if problems := compare_folder(folder, manifest, parts):
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise Corrupted(f"{where}: {'; '.join(problems[:5])}{more}; restore an older one")
-    if (signer := systems.signer()) is not None:
+    if signer is not None:
         signature = folder / SIGNATURE
         if not signature.is_file():
             raise Corrupted(f"{where} is not signed, though this estate signs its backups; restore an older one")

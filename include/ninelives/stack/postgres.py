@@ -75,7 +75,7 @@ def accepts_connections(local: LocalEstate) -> bool:
     import psycopg2  # type: ignore[import-untyped]
 
     try:
-        _superuser(local).close()
+        connect(local).close()
     except psycopg2.OperationalError:
         return False
     return True
@@ -85,7 +85,7 @@ def provision(local: LocalEstate) -> None:
     """Make roles and databases that are missing, and set every password to the recorded one."""
     from psycopg2 import sql
 
-    connection = _superuser(local)
+    connection = connect(local)
     connection.autocommit = True  # CREATE DATABASE cannot run in a transaction
     try:
         with connection.cursor() as cursor:
@@ -114,14 +114,14 @@ def provision(local: LocalEstate) -> None:
         connection.close()
 
 
-def _superuser(local: LocalEstate):  # type: ignore[no-untyped-def]  # psycopg2 has no types
+def connect(local: LocalEstate, database: str = "postgres"):  # type: ignore[no-untyped-def]  # psycopg2 has no types
     import psycopg2
 
     return psycopg2.connect(
         host="127.0.0.1",
         port=local.ports.postgres,
         user="postgres",
-        dbname="postgres",
+        dbname=database,
         password=local.secrets.token("postgres-superuser"),
         connect_timeout=3,
     )
