@@ -10,6 +10,7 @@ gate, warm up, have it approved, send a growing share of the traffic there, and 
 - **Asks** for approval as the estate's policy says; who started it cannot approve it.
 - **Shifts** by the estate's steps, `recovery.failback.shares`, and watches each with golden requests. Too many bad
   answers, or a run marked as failed, and all traffic is back where it was.
+- **Asks** an operator of the estate, too, where a step is refused or fails for good: see `ninelives tasks`.
 - **Yields** to a failover at any moment: it holds the service's lease only while shares change.
 - **On failure** read `judge_failback`, then the failed task; nothing is left divided.
 """

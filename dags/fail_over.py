@@ -11,6 +11,8 @@ up, move the traffic, check the answers.
 - **Stops** at safety rules that a run started by hand may pass: automation is frozen (`ninelives automation`), or the
   service was moved too often within the hour. Nobody passes these: the last open site that answers stays open, and no
   failover goes to a site in a drill.
+- **Asks** an operator of the estate where a step is refused or fails for good, with what to paste: see *Required
+  Actions*, or `ninelives tasks`. It waits without a slot, tries again on an answer, and fails where none comes in time.
 - **Normal**: two or three seconds of tasks, four of them in a row.
 - **On failure** read `judge_failover`, then the failed task: it names what to do.
 """
@@ -34,7 +36,7 @@ with DAG(
     schedule=[SITE_LOST],
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
-    max_active_runs=4,
+    max_active_runs=16,  # one that waits for a person must not hold up the next loss
     default_args={**DEFAULT_ARGS, "priority_weight": 100, "retries": 1, "retry_delay": pendulum.duration(seconds=1)},
     tags=[Tag.RECOVERY],
     doc_md=__doc__,

@@ -71,7 +71,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Rec
 
 def context(asked_by: str | None) -> Any:
     run = SimpleNamespace(triggering_user_name=asked_by, run_type="manual")
-    ti = SimpleNamespace(id="1", map_index=-1)
+    ti = SimpleNamespace(id="1", map_index=-1, try_number=1, max_tries=0)
     return {"run_id": "run-1", "dag": SimpleNamespace(dag_id="fail_back"), "dag_run": run, "ti": ti}
 
 

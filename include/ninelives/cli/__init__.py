@@ -33,6 +33,7 @@ from ninelives.cli import (
 from ninelives.cli.common import ExitCode, errors
 from ninelives.cli.demo import demo
 from ninelives.cli.status import status
+from ninelives.cli.tasks import tasks
 from ninelives.errors import NinelivesError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -57,6 +58,7 @@ app.add_typer(playbook.app, name="playbook", help="What a person does for a serv
 app.command()(readiness.readiness)
 app.command()(readiness.why)
 app.command()(status)
+app.command()(tasks)
 app.command()(demo)
 
 

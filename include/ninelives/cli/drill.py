@@ -153,7 +153,7 @@ def follow_run(api: AirflowApi, dag_id: str, run_id: str, *, tell: Callable[[str
 _TOLD = {
     "running": "started",
     "deferred": "waiting",
-    "awaiting_input": "waiting for a person to approve it in Airflow",
+    "awaiting_input": "waiting for a person in Airflow; `ninelives tasks` says for what, unless it is an approval",
     "success": "done",
     "failed": "failed",
     "up_for_retry": "failed, will be tried again",
@@ -203,6 +203,7 @@ def drill_report(record: Record) -> RenderableType:
         "users": (f"{sum(1 for one in facts['felt'].values() if one['interrupted'])} services felt it", "none"),
         "repaired": _checked(facts),
         "quarantined": _checked(facts),
+        "restored": _checked(facts),
     }
     for name, verdict in verdicts.items():
         promises.add_row(
@@ -213,7 +214,7 @@ def drill_report(record: Record) -> RenderableType:
         promises.add_row("as before", f"{len(left)} differences", "0", _colour(state["verdict"]))
         lines += [f"[red]left behind: {one['what']}: {one['before']} → {one['after']}[/red]" for one in left]
     steps = [f"{name.replace('_', ' ')} after {step['seconds']:.1f} s" for name, step in facts["recovery"].items()]
-    lines += [felt, promises, f"[dim]{'; '.join(steps)}[/dim]"]
+    lines += [*_brought_back(facts), felt, promises, f"[dim]{'; '.join(steps)}[/dim]"]
     if phases := facts["recovery"].get("failed_over", {}).get("phases"):
         told = ", ".join(f"{name} {phases[name]:.1f} s" for name in ("detection", "decision", "activation", "shift"))
         lines.append(f"[dim]failover: {told}; of these Airflow's {phases['airflow']:.1f} s[/dim]")
@@ -237,6 +238,18 @@ def _checked(facts: Mapping[str, Any]) -> tuple[str, str]:
     """What the estate's own check took, and who did it."""
     check = facts.get("check")
     return (f"{check['seconds']:.1f} s by {check['by']}", "") if check else ("not checked", "")
+
+
+def _brought_back(facts: Mapping[str, Any]) -> list[str]:
+    """Of a drill from the vault: what is wrong with what came back, what becomes of each run, and what is not there."""
+    check = facts.get("check") or {}
+    restored = check.get("restored") or {}
+    return [
+        *(f"[red]{problem}[/red]" for problem in (*check.get("problems", ()), check.get("late")) if problem),
+        *(f"run {one['run']} of {one['dag']} {one['fate']}: {one['why']}" for one in restored.get("runs", ())),
+        *([f"records of evidence lost: {restored['records_lost']}"] if "records_lost" in restored else []),
+        *(f"not in the vault: {one}" for one in restored.get("lacking", ())),
+    ]
 
 
 def _scenarios(found: list[dict[str, Any]]) -> RenderableType:

@@ -354,6 +354,11 @@ class RecoveryPolicy(Declared):
         default=10, ge=1, le=1000, description="How often one service may be moved within an hour without a person."
     )
     failback: Failback = Failback()
+    answer_within: Duration | None = Field(
+        default="1h",
+        validate_default=True,
+        description="How long a run that stopped waits for a person to mend what stopped it; null: it fails at once.",
+    )
 
 
 class Licence(Declared):

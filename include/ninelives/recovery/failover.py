@@ -158,6 +158,13 @@ def decide_failover(
     return [replace(plan, decided_in=time.monotonic() - began) for plan in plans]
 
 
+def left_at(systems: Systems, lost_site: str, only: str | None = None) -> list[str]:
+    """The active-passive services that the gateway still has at ``lost_site``: those that nobody has moved yet."""
+    active = systems.gateway().state().active
+    served = [one for one in systems.estate.services_at(lost_site) if one.mode is Mode.ACTIVE_PASSIVE]
+    return [one.name for one in served if only in (None, one.name) and lost_site in active[one.name]]
+
+
 def _close(
     systems: Systems,
     lost_site: str,

@@ -25,6 +25,7 @@ from ninelives.releases.anatomy import anatomy_of
 from ninelives.releases.publish import BUCKET, digest_of, read_release
 
 KIND = "playbook"
+AUDIT = "playbook-audit"
 MOST_LINES = 40
 """Lines of difference that are shown of a stale playbook."""
 
@@ -104,8 +105,8 @@ def render_playbook(systems: Systems, service: Service, readiness: ServiceReadin
         "",
     ]
     sections: list[tuple[str, Sequence[Step]]] = [("Where things stand", [_look(service)])]
-    if mending := list(_mending(systems, service, readiness)):
-        sections.append(("Mend first: a failover would stop at this", mending))
+    if first := list(mending(systems, service, readiness)):
+        sections.append(("Mend first: a failover would stop at this", first))
     if service.mode is Mode.ACTIVE_PASSIVE:
         sections += [(f"{site} is lost while {service.name} is served there", _loss(service, site)) for site in
                      service.sites]  # fmt: skip
@@ -121,11 +122,12 @@ def render_playbook(systems: Systems, service: Service, readiness: ServiceReadin
     for title, steps in sections:
         lines += [f"## {title}", ""]
         for number, step in enumerate(steps, start=1):
-            lines += _shown(number, step)
+            lines += shown(number, step)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _shown(number: int, step: Step) -> Iterator[str]:
+def shown(number: int, step: Step) -> Iterator[str]:
+    """One step in Markdown, line by line."""
     yield from (f"### {number}. {step.title}", "", "Run:", "")
     yield from (f"    {command}" for command in step.run)
     yield from ("", f"Expect: {step.expect}", "")
@@ -222,15 +224,16 @@ def _freeze(systems: Systems, service: Service) -> Step:
     )
 
 
-def _mending(systems: Systems, service: Service, readiness: ServiceReadiness) -> Iterator[Step]:
+def mending(systems: Systems, service: Service, readiness: ServiceReadiness) -> Iterator[Step]:
     """A step for each thing at a standby that would stop a failover now."""
     for standby in readiness.standbys:
         for item in standby.items:
             if item.stops and item.state is State.FAIL:
-                yield _mend(systems, service, standby.site, item.name)
+                yield mend(systems, service, standby.site, item.name)
 
 
-def _mend(systems: Systems, service: Service, site: str, name: str) -> Step:
+def mend(systems: Systems, service: Service, site: str, name: str) -> Step:
+    """What mends the item ``name`` of readiness at ``site``."""
     dataset = systems.estate.dataset_of(service).name
     check = (f"ninelives readiness {service.name}",)
     passes = f"`{name}` at {site} passes"
@@ -313,6 +316,19 @@ def make_playbook(systems: Systems, readiness: ServiceReadiness) -> Playbook:
     kept = path.read_text("utf-8") if path.is_file() else None
     build = find_build(systems, service, front_matter(kept or ""))
     return Playbook(service.name, render_playbook(systems, service, readiness, build), kept)
+
+
+def audit_playbooks(systems: Systems, found: Sequence[ServiceReadiness], *, run: str) -> tuple[dict[str, str], Record]:
+    """Compare every kept playbook with what it would say now, leave evidence, and change nothing.
+
+    :return: the first difference of each that is stale, by service, and the record
+    """
+    made = [make_playbook(systems, one) for one in found]
+    stale = {one.service: next((d for d in one.differences if d[:3] not in ("---", "+++")), "") for one in made
+             if one.stale}  # fmt: skip
+    facts = {"verdict": "missed" if stale else "met", "stale": stale, "run": run}
+    ledger, key = systems.ledger(), f"{AUDIT}/{systems.estate.name}/{run}"
+    return stale, ledger.written(key) or ledger.append(AUDIT, systems.estate.name, facts, once=key)
 
 
 def keep_playbook(systems: Systems, playbook: Playbook, *, run: str) -> Record | None:

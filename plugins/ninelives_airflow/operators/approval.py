@@ -11,7 +11,10 @@ from ninelives_airflow.failures import airflow_failures
 from ninelives_airflow.hooks.estate import EstateHook
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from airflow.sdk import Context
+    from airflow.sdk.execution_time.hitl import HITLUser
 
     from ninelives.estate import Approval, Estate
 
@@ -41,8 +44,20 @@ class FourEyesOperator(ApprovalOperator):
             return None
         with airflow_failures():
             approvers = eligible_approvers(systems.estate.people_with(Role.APPROVER), requester(systems, context))
-        self.assigned_users = [{"id": name, "name": name} for name in approvers]
+        self.assigned_users = assignees(approvers)
         return super().execute(context)
+
+
+def assignees(names: Iterable[str]) -> list[HITLUser]:
+    """Whom Airflow lets answer. None, which is anybody who may edit the DAG, where its users are known by number.
+
+    Whoever answers, the record's *name* decides; this only keeps others from using up the question.
+    """
+    from airflow.sdk.configuration import conf
+
+    if not conf.get("core", "auth_manager").endswith("SimpleAuthManager"):
+        return []
+    return [{"id": name, "name": name} for name in names]
 
 
 def approved_by(systems: EstateHook, context: Context, policy: Approval, task_id: str) -> str | None:

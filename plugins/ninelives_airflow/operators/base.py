@@ -25,6 +25,10 @@ class EstateOperator(BaseOperator):
         """The domain's step; its errors are mapped to Airflow's around it."""
 
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
+        return self.attempt(context)
+
+    def attempt(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
+        """One try of the step, at the start of the task or after it has waited."""
         with airflow_failures():
             result = self.act(EstateHook(), context)
         if isinstance(result, dict):

@@ -10,6 +10,7 @@ from ninelives_airflow.hooks.estate import EstateHook
 from ninelives_airflow.operators.approval import FourEyesOperator, approved_by
 from ninelives_airflow.operators.base import EstateOperator
 from ninelives_airflow.operators.drill import state_of
+from ninelives_airflow.operators.human_task import MendedByPeopleOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -36,8 +37,8 @@ class PlanFailbackOperator(EstateOperator):
         return plan_failback(systems, self.service, holder=context["run_id"]).to_dict()
 
 
-class FailbackStepOperator(EstateOperator):
-    """One step of a failback.
+class FailbackRecordOperator(EstateOperator):
+    """What is about one failback.
 
     :param plan: output of ``plan_failback``
     """
@@ -53,6 +54,15 @@ class FailbackStepOperator(EstateOperator):
         from ninelives.recovery.failover import FailbackPlan
 
         return FailbackPlan.from_dict(self.plan)
+
+
+class FailbackStepOperator(FailbackRecordOperator, MendedByPeopleOperator):
+    """One step of a failback."""
+
+    def concerns(self, systems: EstateHook, context: Context) -> tuple[tuple[str, ...], str | None]:
+        plan = self.failback
+        mine = set(systems.gateway().state().active[plan.service]) <= {plan.source, plan.target}
+        return ((plan.service,) if mine else ()), plan.target
 
 
 class ReconcileDataOperator(FailbackStepOperator):
@@ -101,7 +111,7 @@ class ShiftTrafficOperator(FailbackStepOperator):
         return {**shift_traffic(systems, self.failback), "approved_by": by}
 
 
-class RecordFailbackOperator(FailbackStepOperator):
+class RecordFailbackOperator(FailbackRecordOperator):
     """Bring all traffic to one place and leave evidence, whatever happened.
 
     :param steps: each step's output, by its task id

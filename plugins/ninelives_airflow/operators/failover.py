@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from ninelives_airflow.operators.base import EstateOperator
+from ninelives_airflow.operators.human_task import MendedByPeopleOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ninelives_airflow.hooks.estate import EstateHook
 
 
-class DecideFailoverOperator(EstateOperator):
+class DecideFailoverOperator(MendedByPeopleOperator):
     """Close the lost site and plan the failover of each service that it served.
 
     :param site: the lost site when a person starts the run; an asset event names it otherwise
@@ -46,6 +47,12 @@ class DecideFailoverOperator(EstateOperator):
                 by=declaration.by,
             )
         return [plan.to_dict() for plan in plans]
+
+    def concerns(self, systems: EstateHook, context: Context) -> tuple[tuple[str, ...], str | None]:
+        from ninelives.recovery.failover import left_at
+
+        lost = [declaration.site for declaration in declarations(context, self.site)]
+        return tuple(dict.fromkeys(one for site in lost for one in left_at(systems, site, self.service or None))), None
 
 
 @dataclass
@@ -76,8 +83,8 @@ def declarations(context: Context, by_hand: str) -> list[Declaration]:
     return list(sites.values())
 
 
-class FailoverStepOperator(EstateOperator):
-    """One step of one failover.
+class FailoverRecordOperator(EstateOperator):
+    """What is about one failover.
 
     :param plan: what ``decide_failover`` planned
     """
@@ -87,6 +94,21 @@ class FailoverStepOperator(EstateOperator):
     def __init__(self, *, plan: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.plan = plan
+
+
+class FailoverStepOperator(FailoverRecordOperator, MendedByPeopleOperator):
+    """One step of one failover."""
+
+    def concerns(self, systems: EstateHook, context: Context) -> tuple[tuple[str, ...], str | None]:
+        plan = self.plan
+        active = systems.gateway().state().active[plan["service"]]
+        mine = set(active) <= {plan["lost_site"], plan["target"]}
+        return ((plan["service"],) if mine else ()), plan["target"]
+
+    def let_go(self, systems: EstateHook) -> None:
+        from ninelives.recovery.failover import FailoverPlan
+
+        systems.ledger().release_lease(FailoverPlan.from_dict(self.plan).lease)
 
 
 class VerifyDataOperator(FailoverStepOperator):
@@ -120,12 +142,14 @@ class MoveTrafficOperator(FailoverStepOperator):
     """Point the gateway at the target and check the answers through it."""
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.people.waited import held_again
         from ninelives.recovery.failover import FailoverPlan, move_traffic
 
-        return move_traffic(systems, FailoverPlan.from_dict(self.plan))
+        with held_again(systems, FailoverPlan.from_dict(self.plan)) as plan:
+            return move_traffic(systems, plan)
 
 
-class RecordFailoverOperator(FailoverStepOperator):
+class RecordFailoverOperator(FailoverRecordOperator):
     """Leave evidence of what was done and what was not.
 
     :param steps: each step's output, by its task id

@@ -52,3 +52,22 @@ class JudgeReadinessOperator(EstateOperator):
             said = "; ".join(f"{service}: {reason}" for service, reason in sorted(reasons.items()))
             raise AirflowFailException(f"Not ready for a loss. {said}. `ninelives readiness` shows every item.")
         return dict(self.found["states"])
+
+
+class AuditPlaybooksOperator(EstateOperator):
+    """Compare every kept playbook with the estate, the release and readiness as they are, leave evidence, and fail
+    where one is stale.
+    """
+
+    def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.errors import Refused
+        from ninelives.recovery.playbook import audit_playbooks
+        from ninelives.recovery.standby import check_readiness, kept_readiness
+
+        found = check_readiness(systems, kept=kept_readiness(systems))
+        stale, record = audit_playbooks(systems, found, run=context["run_id"])
+        self.evidence = record.seq  # the link is wanted most where something is wrong
+        if stale:
+            how = "see `ninelives playbook check`; check_readiness renews them where it runs"
+            raise Refused("playbooks", [*(f"{name} is stale: {line}" for name, line in sorted(stale.items())), how])
+        return {"verdict": "met", "evidence": record.seq}

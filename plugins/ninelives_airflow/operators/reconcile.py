@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from ninelives_airflow.operators.approval import assignees
 from ninelives_airflow.operators.base import EstateOperator
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class AskQuestionOperator(HITLOperator):
 
     def _read(self) -> None:
         self.subject, self.body, self.options = (self.question[name] for name in ("subject", "body", "options"))
-        self.assigned_users = [{"id": name, "name": name} for name in self.question["operators"]]
+        self.assigned_users = assignees(self.question["operators"])
 
     def process_trigger_event_error(self, event: dict[str, Any]) -> None:
         if event["error_type"] == "timeout":
