@@ -6,7 +6,7 @@ Bring every two open sites together: merge what only one of them changed, and le
 - **Runs** daily, by hand, and when a lost site takes traffic again.
 - **Merges** by what both sites last agreed on, never by clock: objects by union, a deletion follows into the trash, a
   release that descends from the other wins. Nothing is overwritten before its bytes are kept elsewhere.
-- **Then** the gate judges every copy that it changed.
+- **Then** the gate judges every copy that it changed, and again every one that a decision changed.
 - **Asks** an operator of the estate where both sides changed the same thing, or where many objects are gone at once:
   see *Required Actions*. Until somebody answers, each site keeps its own, and both versions are kept at both.
 - **Waits** twenty hours without a slot. An unanswered question stays open in the stores, and the next run asks again.
@@ -66,6 +66,10 @@ with DAG(
         return apply_decision.output
 
     decided = decide.expand(question=list_questions.output)
+    # What a person decides, hours later perhaps, changes copies again.
+    list_decided = ListCopiesOperator(task_id="list_decided")
+    check_decided = QualityGateOperator.partial(task_id="check_decided").expand_kwargs(list_decided.output)
+    decided >> list_decided
     judge_reconciliation = JudgeReconciliationOperator(
         task_id="judge_reconciliation", merged=merge_sites.output, applied=decided
     )

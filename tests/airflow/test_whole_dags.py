@@ -211,6 +211,9 @@ def test_the_calendar_reconciles_and_a_person_decides_what_both_sites_changed(
     assert [apart[site].get(BUCKET, only) for site in apart] == [new] * 2
     assert decided.outputs["decide.apply_decision[0]"]["by"] == "ada"
     assert decided.outputs["judge_reconciliation"] == {"decided": 1}
+    assert decided.outputs["check_decided[0]"]["verdict"] == "pass"
+    after = ended(run_by_calendar("reconcile_sites"), "success")
+    assert after.outputs["list_copies"] == [], "no copy is left without a verdict"
 
 
 def test_the_calendar_audits_and_fails_on_drift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
