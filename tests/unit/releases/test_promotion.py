@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.promotion import MODEL, Memory, killed_after, release_of
+
+from ninelives.errors import Refused
+from ninelives.releases import promotion
+from ninelives.releases.canary import Decision
+from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, of_run, read
+from ninelives.releases.promotion import begin, promote, retire, roll_back
+from ninelives.releases.publish import newest_golden_version, read_release, stage
+
+
+def yes(metrics: Any) -> tuple[Decision, list[str]]:
+    return Decision.PROMOTE, []
+
+
+def no(metrics: Any) -> tuple[Decision, list[str]]:
+    return Decision.ROLL_BACK, ["errors are higher"]
+
+
+def unsure(metrics: Any) -> tuple[Decision, list[str]]:
+    return Decision.INCONCLUSIVE, ["not enough data"]
+
+
+@pytest.fixture(autouse=True)
+def _gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate has tests of its own; here it has said yes."""
+    monkeypatch.setattr(promotion, "verify_data", lambda systems, plan: {"evidence": {}})
+
+
+def run(systems: Memory, judge: Any = yes) -> Any:
+    return promote(systems, begin(systems, MODEL, "2", by="ada"), approve=lambda: None, judge=judge)  # type: ignore[arg-type]
+
+
+def served(systems: Memory) -> tuple[set[str], str, set[str]]:
+    """Pointers, alias, and what users get."""
+    pointers = {read_release(store, MODEL).version for store in systems.stores().values()}  # type: ignore[arg-type, union-attr]
+    return pointers, systems.registry().alias, systems.answering()
+
+
+def agree(systems: Memory) -> None:
+    """The gateway does what the journal says it may do; the alias follows only once all requests have moved."""
+    journals = read(systems.ledger(), MODEL)
+    if not journals:
+        return
+    journal = journals[-1]
+    gateway = systems.gateway().state().versions.get(MODEL)
+    now = {version: share for version, share in gateway.shares.items() if share} if gateway else None
+    if now is not None:
+        assert now in [dict(one) for one in journal.shares]
+    else:
+        assert systems.answering() <= {version for one in journal.shares for version in one}
+    if systems.registry().alias == "2":
+        assert journal.find(Entry.TRAFFIC, "full")
+    if journal.outcome and not journal.rolling_back:
+        expected = "2" if journal.outcome is Outcome.PROMOTED else "1"
+        assert served(systems) == ({expected}, expected, {expected})
+
+
+def test_every_step_leaves_its_record_and_all_of_them_say_the_same_version_at_the_end(tmp_path: Path) -> None:
+    systems = Memory(tmp_path)
+    record = run(systems)
+    assert record.facts["outcome"] == "promoted"
+    assert served(systems) == ({"2"}, "2", {"2"})
+    (journal,) = read(systems.ledger(), MODEL)
+    assert journal.done == (
+        "check_interface", "check_hardware", "scan_artefact", "verify_data", "approve", "warm_up", "shadow",
+        "canary-5", "canary-50", "take_over",
+    )  # fmt: skip
+    assert run(systems) == record, "the same request twice is one run"
+    assert retire(systems, journal.plan, now=datetime.now(UTC) + timedelta(days=1))  # type: ignore[arg-type]
+    assert [one.beside for site in ("paris", "dublin") for one in systems.replicas(site)] == [{}, {}]
+    with pytest.raises(Refused, match="not kept any more"):
+        roll_back(systems, journal.plan, by="ada", reasons=["too late"])  # type: ignore[arg-type]
+
+
+def test_a_worse_version_is_rolled_back_and_begins_anew_only_when_asked(tmp_path: Path) -> None:
+    systems = Memory(tmp_path)
+    record = run(systems, no)
+    assert record.facts["outcome"] == "rolled back"
+    assert "errors are higher" in record.facts["why"]
+    assert served(systems) == ({"1"}, "1", {"1"})
+    assert newest_golden_version(systems.home, MODEL) == "1", "no standby is behind for want of what was rolled back"
+    assert run(systems) == record
+    plan = begin(systems, MODEL, "2", by="ada", again=True)  # type: ignore[arg-type]
+    assert plan.run == "promote-alpha-2-2"
+    assert promote(systems, plan, approve=lambda: None, judge=yes).facts["outcome"] == "promoted"  # type: ignore[arg-type]
+
+
+def test_undecided_is_no_yes(tmp_path: Path) -> None:
+    systems = Memory(tmp_path)
+    record = run(systems, unsure)
+    assert (record.facts["outcome"], served(systems)) == ("rolled back", ({"1"}, "1", {"1"}))
+    assert "undecided after" in record.facts["why"]
+    (journal,) = read(systems.ledger(), MODEL)
+    assert journal.done[-1] == "canary-5", "a small share that cannot decide is followed by a larger one"
+
+
+def test_a_refused_approval_moves_nothing(tmp_path: Path) -> None:
+    systems = Memory(tmp_path)
+
+    def refuse() -> str | None:
+        raise Refused("approval", ["grace answered Reject"])
+
+    record = promote(systems, begin(systems, MODEL, "2", by="ada"), approve=refuse, judge=yes)  # type: ignore[arg-type]
+    assert "grace answered Reject" in record.facts["why"]
+    (journal,) = read(systems.ledger(), MODEL)
+    assert journal.find(Entry.INTENT, "shadow") is None
+
+
+def test_a_replica_that_was_started_anew_under_the_new_version_ends_it(tmp_path: Path) -> None:
+    systems = Memory(tmp_path)
+
+    def crash(metrics: Any) -> tuple[Decision, list[str]]:
+        systems.replicas("paris")[0].boot = "2"
+        return Decision.INCONCLUSIVE, []
+
+    record = run(systems, crash)
+    assert record.facts["outcome"] == "rolled back"
+    assert "was started anew" in record.facts["why"]
+
+
+def test_after_the_promotion_a_person_can_go_back_while_the_old_version_is_kept(tmp_path: Path) -> None:
+    systems = Memory(tmp_path, {"keep_for": "1d"})
+    run(systems)
+    plan = read(systems.ledger(), MODEL)[-1].plan
+    assert not retire(systems, plan)  # type: ignore[arg-type]
+    record = roll_back(systems, plan, by="grace", reasons=["complaints"])  # type: ignore[arg-type]
+    assert (record.facts["by"], served(systems)) == ("grace", ({"1"}, "1", {"1"}))
+    pointer = read_release(systems.store("paris"), MODEL)  # type: ignore[arg-type]
+    assert pointer
+    assert pointer.created_at > systems.two[0].created_at, "the way back is newer than what it takes back"
+    stretches = history(read(systems.ledger(), MODEL), Stretch(None, {"1": 100}, "train", None, "published"))
+    first, last = stretches[0], at(stretches, datetime.now(UTC))
+    assert (first.since, last.shares, last.decided_by, last.why) == (None, {"1": 100}, "grace", "complaints")
+    assert {str(dict(one.shares)) for one in stretches} >= {"{'1': 95, '2': 5}", "{'1': 50, '2': 50}", "{'2': 100}"}
+
+
+def test_two_versions_are_never_promoted_at_once_and_none_that_is_older(tmp_path: Path) -> None:
+    systems = Memory(tmp_path)
+    begin(systems, MODEL, "2", by="ada")  # type: ignore[arg-type]
+    stage(systems.store("paris"), *release_of("3", 2.0))  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="promotion to version 2 is not over"):
+        begin(systems, MODEL, "3", by="ada")  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="only a newer one"):
+        begin(Memory(tmp_path / "other"), MODEL, "1", by="ada")  # type: ignore[arg-type]
+
+
+ANYWHERE = {
+    "kills": st.lists(st.integers(0, 70), min_size=1, max_size=3),
+    "good": st.booleans(),
+    "back": st.booleans(),
+}
+
+
+@settings(max_examples=5, deadline=None)
+@given(**ANYWHERE)
+def test_killed_anywhere_and_run_again_registry_gateway_and_ledger_agree_at_every_instant(
+    kills: list[int], good: bool, back: bool
+) -> None:
+    kill_and_go_on(kills, good, back)
+
+
+@pytest.mark.soak
+@settings(max_examples=150, deadline=None)
+@given(**ANYWHERE)
+def test_killed_anywhere_many_more_times(kills: list[int], good: bool, back: bool) -> None:
+    kill_and_go_on(kills, good, back)
+
+
+def kill_and_go_on(kills: list[int], good: bool, back: bool) -> None:
+    with TemporaryDirectory() as folder:
+        systems = Memory(Path(folder), {"shadow": 0})
+        systems.fuse.watch = lambda: agree(systems)
+        judge = yes if good else no
+        for calls in kills:
+            with killed_after(systems.fuse, calls):
+                run(systems, judge)
+            agree(systems)
+        if back and read(systems.ledger(), MODEL):
+            plan = read(systems.ledger(), MODEL)[-1].plan
+            with killed_after(systems.fuse, kills[0]):
+                roll_back(systems, plan, by="ada", reasons=["enough"])  # type: ignore[arg-type]
+            agree(systems)
+        record = run(systems, judge)
+        agree(systems)
+        journal = of_run(systems.ledger(), read(systems.ledger(), MODEL)[-1].plan)
+        promoted = good and not journal.find(Entry.ROLL_BACK)
+        assert record.facts["outcome"] == ("promoted" if promoted else "rolled back")
