@@ -300,6 +300,7 @@ def asked(api: AirflowApi, run: str) -> None:
     await_(lambda: time.monotonic() - parked > 3, MINUTES, "reading the question")
 
 
+@pytest.mark.soak  # over two minutes of a failover that cannot succeed; its decision has unit tests
 def test_the_loss_of_the_other_site_during_a_failover_moves_nothing_and_ends_the_drill(estate: Estate) -> None:
     ready(estate)
     systems = estate.systems
