@@ -14,6 +14,7 @@ from ninelives.cli import (
     automation,
     backfill,
     backup,
+    breaker,
     data,
     drill,
     estate,
@@ -26,6 +27,7 @@ from ninelives.cli import (
     readiness,
     reconcile,
     recover,
+    release,
     replicate,
     stack,
     stream,
@@ -50,8 +52,10 @@ app.add_typer(feeder.app, name="feeder", help="A stream of acknowledged writes."
 app.add_typer(drill.app, name="drill", help="Deliberate losses, and what users felt.")
 app.add_typer(backfill.app, name="backfill", help="Missed intervals after downtime: found and filled.")
 app.add_typer(backup.app, name="backup", help="Backups in the vault: made, proven, restored.")
+app.add_typer(breaker.app, name="breaker", help="The gateway's limits and fallbacks, and taking replicas out by hand.")
 app.add_typer(stream.app, name="stream", help="Streams against their contracts: landed, in quarantine, replayed.")
 app.add_typer(recover.app, name="recover", help="What a person starts by hand: fail over, return, fail back.")
+app.add_typer(release.app, name="release", help="Versions on their way into service, and the judge of canaries.")
 app.add_typer(automation.app, name="automation", help="What acts by itself, and the people who may stop it.")
 app.add_typer(licence.app, name="licence", help="What vendors license: seats, terms and grace.")
 app.add_typer(playbook.app, name="playbook", help="What a person does for a service, generated and kept fresh.")

@@ -61,7 +61,8 @@ def label(metric: Metric) -> Label:
 
 def _cleaned(values: tuple[float, ...], strategy: str) -> Array:
     array = np.array(values, dtype=float)
-    return np.nan_to_num(array, nan=0.0) if strategy == "replace" else array[~np.isnan(array)]
+    missing = np.isnan(array)
+    return np.where(missing, 0.0, array) if strategy == "replace" else array[~missing]
 
 
 def _compared(control: Array, experiment: Array, metric: Metric) -> tuple[float, float, float, float]:

@@ -24,7 +24,7 @@ def _number(value: Any) -> Any:
 
 
 Values = Annotated[tuple[Annotated[float, BeforeValidator(_number)], ...], Field(max_length=MOST_VALUES)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Metric(BaseModel):
@@ -46,8 +46,8 @@ class Metric(BaseModel):
     tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     confidence: float | None = Field(default=None, gt=0, lt=1)
     effect_size_measure: Literal["meanRatio", "cles"] = "meanRatio"
-    allowed: tuple[Positive, Positive] | None = None
-    critical_thresholds: tuple[Positive, Positive] | None = None
+    allowed: tuple[Size, Size] | None = None
+    critical_thresholds: tuple[Size, Size] | None = None
     nan_strategy: Literal["remove", "replace"] = "remove"
     is_critical: bool = False
     floor: float = Field(default=0.002, ge=0, lt=1)
