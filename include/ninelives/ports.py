@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -235,6 +236,50 @@ class GatewayState:
     """Percent of its traffic per site, of each active-passive service that is on its way back to a site."""
     versions: Mapping[str, VersionSplit] = field(default_factory=dict)
     """Of each service that has more than the release that its sites serve."""
+    open_breakers: frozenset[str] = frozenset()
+    """Services whose replicas are asked nothing until a person closes the breaker: the ladder answers."""
+
+
+class RequestClass(StrEnum):
+    """Who waits for an answer; batch gives way."""
+
+    INFERENCE = "inference"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True)
+class BreakerReplica:
+    """One replica as the gateway sees it."""
+
+    site: str
+    address: str
+    healthy: bool
+    ejected: bool
+    """Taken out for a while because of what it answered."""
+    detail: str
+
+
+@dataclass(frozen=True)
+class Breaker:
+    """What the gateway has done for a service, counted since it started."""
+
+    open: bool
+    """A person has taken the service's replicas out."""
+    replicas: tuple[BreakerReplica, ...]
+    full: Mapping[str, tuple[str, ...]]
+    """Per class, the limits that are reached just now: ``requests``, ``pending``, ``connections``, ``retries``."""
+    remaining: Mapping[str, int]
+    """Per class, how many more requests may be under way."""
+    retries: int
+    retries_refused: int
+    """By the retry budget."""
+    timeouts: int
+    """Of single tries."""
+    ejections: int
+    answers: Mapping[str, int]
+    """By who answered: ``model``, a rung of the ladder (``smaller``, ``cached``, ``default``), or ``error``."""
+    shed: Mapping[str, int]
+    """Per class, requests over the limit."""
 
 
 class Gateway(Protocol):
@@ -263,6 +308,16 @@ class Gateway(Protocol):
         ...
 
     def open_site(self, site: str, *, token: int) -> None: ...
+
+    def open_breaker(self, service: str, *, token: int) -> None:
+        """Ask no replica of ``service`` until the breaker is closed; the fencing token is of ``breaker:NAME``."""
+        ...
+
+    def close_breaker(self, service: str, *, token: int) -> None: ...
+
+    def breaker(self, service: str) -> Breaker:
+        """What the gateway has done for ``service`` since it started; raises ``Unavailable``."""
+        ...
 
     def healthy_sites(self, service: str) -> Mapping[str, int]:
         """Number of healthy replicas per site in the gateway's own view; raises ``Unavailable``."""
@@ -701,6 +756,18 @@ class VaultKeeper(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """A run that had not ended when Airflow's database was read."""
+
+    dag: str
+    run: str
+    at_work: tuple[str, ...] = ()
+    """Tasks that a worker had begun."""
+    last_try: tuple[str, ...] = ()
+    """Of these, the ones that Airflow would not try once more."""
+
+
 class ScratchServer(Protocol):
     """An empty database server of its own, gone afterwards."""
 
@@ -710,6 +777,10 @@ class ScratchServer(Protocol):
 
     def ledger(self, name: str) -> Ledger:
         """The ledger in the database ``name``."""
+        ...
+
+    def runs(self, name: str) -> list[UnfinishedRun]:
+        """Runs that Airflow's database ``name`` says have not ended; ``Corrupted`` where it is none of Airflow's."""
         ...
 
     def registry(self, name: str) -> int:
@@ -735,7 +806,23 @@ class Databases(Protocol):
         """Dump the databases of ``part`` (ledger, registry, airflow) below ``to``, each as of one instant."""
         ...
 
+    def runs(self) -> list[UnfinishedRun]:
+        """Runs that have not ended, in Airflow's database as it is now."""
+        ...
+
     def scratch(self) -> AbstractContextManager[ScratchServer]: ...
+
+
+class Rebuilder(Protocol):
+    """Builds the estate a second time, from the vault alone, beside the running one: drills only."""
+
+    def rebuild(self, injection: str, snapshot: str, patience: timedelta) -> Mapping[str, Any]:
+        """Its report: ``seconds``, ``steps``, ``answers``, ``records``, ``lacking``.
+
+        Raises ``Corrupted`` with its own words where it failed, ``Unavailable`` where it took longer than ``patience``.
+        What was built stays until the fault ``Rebuilt`` is undone.
+        """
+        ...
 
 
 class Systems(Protocol):
@@ -793,6 +880,8 @@ class Systems(Protocol):
         ...
 
     def databases(self) -> Databases: ...
+
+    def rebuilder(self) -> Rebuilder: ...
 
     def expectations(self, dataset: str | None = None) -> ExpectationEngine:
         """What runs a gate's expectations on ``dataset``, as the estate declares, or on a table; raises ``Refused``

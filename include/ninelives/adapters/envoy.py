@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ninelives.adapters.http_client import http_client
+from ninelives.compilers.breaker import counted
 from ninelives.compilers.envoy import (
     BOOTSTRAP,
     CLUSTERS,
@@ -35,7 +37,7 @@ from ninelives.compilers.envoy import (
 )
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate import Estate, Mode, Service
-from ninelives.ports import Connections, GatewayState, VersionSplit
+from ninelives.ports import Breaker, BreakerReplica, Connections, GatewayState, RequestClass, VersionSplit
 
 if TYPE_CHECKING:
     import httpx
@@ -99,6 +101,7 @@ class EnvoyGateway:
                 tokens={scope: int(token) for scope, token in document["tokens"].items()},
                 shares={service: dict(shares) for service, shares in document.get("shares", {}).items()},
                 versions={service: _split(split) for service, split in document.get("versions", {}).items()},
+                open_breakers=frozenset(document.get("open_breakers", ())),
             )
         except FileNotFoundError as error:
             raise Unavailable(f"the gateway has no state in {path}; initialise it (ninelives stack up does)") from error
@@ -119,7 +122,14 @@ class EnvoyGateway:
                       self.estate.services}  # fmt: skip
             closed = known.closed_sites & set(self.estate.site_names)
             versions = {name: split for name, split in known.versions.items() if name in active}
-            after = replace(known, active=active, closed_sites=closed, shares={}, versions=versions)
+            after = replace(
+                known,
+                active=active,
+                closed_sites=closed,
+                shares={},
+                versions=versions,
+                open_breakers=known.open_breakers & set(active),
+            )
             return self._change(known, after, live=False)
 
     def compile(self) -> GatewayState:
@@ -196,6 +206,27 @@ class EnvoyGateway:
             if split:
                 versions[service] = split
             self._change(state, replace(state, versions=versions))
+
+    def open_breaker(self, service: str, *, token: int) -> None:
+        """Returns once no new request reaches a replica of ``service``. Opening an open one changes nothing."""
+        self._service(service)
+        with self._locked():
+            state = self._fenced("open", f"breaker:{service}", token)
+            self._change(state, replace(state, open_breakers=state.open_breakers | {service}))
+
+    def close_breaker(self, service: str, *, token: int) -> None:
+        """Returns once replicas are asked again."""
+        self._service(service)
+        with self._locked():
+            state = self._fenced("close", f"breaker:{service}", token)
+            self._change(state, replace(state, open_breakers=state.open_breakers - {service}))
+
+    def breaker(self, service: str) -> Breaker:
+        self._service(service)
+        is_open = service in self.state().open_breakers
+        stats = self._stats(rf"^(cluster\.{service}\.|ninelives\.)")
+        clusters = self._ask("/clusters").get("cluster_statuses", ())
+        return breaker_of(service, is_open, stats, _hosts(clusters, service))
 
     def close_site(self, site: str, *, token: int) -> None:
         """Returns once no new request can reach ``site``.
@@ -407,6 +438,60 @@ class EnvoyGateway:
         return replicas
 
 
+_LIMITS = {"rq_open": "requests", "rq_pending_open": "pending", "cx_open": "connections", "rq_retry_open": "retries"}
+_PRIORITIES = {RequestClass.INFERENCE: "high", RequestClass.BATCH: "default"}
+_OVER_THE_LIMIT = "UO"
+"""Envoy's flag of a request that a circuit breaker refused."""
+
+
+def breaker_of(service: str, is_open: bool, stats: Mapping[str, Any], replicas: Sequence[BreakerReplica]) -> Breaker:
+    """What Envoy's statistics say of a service."""
+    here = f"cluster.{service}."
+    answers, shed = Counter[str](), Counter[str]()
+    for name, value in stats.items():
+        tags = counted(name)
+        if not tags or tags.get("service") != service or not tags.get("class"):
+            continue
+        failed = not tags.get("status", "").startswith("2")
+        answers["error" if failed else tags.get("rung") or "model"] += int(value)
+        if _OVER_THE_LIMIT in tags.get("flags", "").split(","):
+            shed[tags["class"]] += int(value)
+
+    def circuit(of: RequestClass, what: str) -> int:
+        return int(stats.get(f"{here}circuit_breakers.{_PRIORITIES[of]}.{what}", 0))
+
+    return Breaker(
+        open=is_open,
+        replicas=tuple(replicas),
+        full={of.value: tuple(word for stat, word in _LIMITS.items() if circuit(of, stat)) for of in RequestClass},
+        remaining={of.value: circuit(of, "remaining_rq") for of in RequestClass},
+        retries=int(stats.get(f"{here}upstream_rq_retry", 0)),
+        retries_refused=int(stats.get(f"{here}upstream_rq_retry_overflow", 0)),
+        timeouts=int(stats.get(f"{here}upstream_rq_per_try_timeout", 0)),
+        ejections=int(stats.get(f"{here}outlier_detection.ejections_enforced_total", 0)),
+        answers=dict(answers),
+        shed={of.value: shed[of.value] for of in RequestClass},
+    )
+
+
+def _hosts(clusters: Sequence[Mapping[str, Any]], service: str) -> list[BreakerReplica]:
+    found = []
+    for host in (host for one in clusters if one["name"] == service for host in one.get("host_statuses", ())):
+        health = host.get("health_status", {})
+        bad = sorted(flag for flag in health if flag != "eds_health_status" and health[flag] is True)
+        address = host["address"]["socket_address"]
+        found.append(
+            BreakerReplica(
+                site=host.get("locality", {}).get("zone", ""),
+                address=f"{address['address']}:{address['port_value']}",
+                healthy=not bad,
+                ejected="failed_outlier_check" in bad,
+                detail=", ".join(bad) or "healthy",
+            )
+        )
+    return found
+
+
 def _active(service: Service, known: Sequence[str]) -> tuple[str, ...]:
     if service.mode is Mode.ACTIVE_ACTIVE:
         return service.sites
@@ -455,6 +540,7 @@ def _dump(state: GatewayState) -> bytes:
             "tokens": dict(state.tokens),
             "shares": {service: dict(shares) for service, shares in state.shares.items()},
             "versions": {service: asdict(split) for service, split in state.versions.items()},
+            "open_breakers": sorted(state.open_breakers),
         },
         indent=1,
     ).encode()

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ninelives.compilers import breaker
 from ninelives.estate import Estate, Mode, Service
 from ninelives.ports import GatewayState, VersionSplit
 from ninelives.serving.protocol import (
@@ -23,6 +24,7 @@ from ninelives.serving.protocol import (
     MAX_BODY_BYTES,
     SITE_HEADER,
     STABLE_HEADER,
+    TRAFFIC_HEADER,
     VERSION_HEADER,
     WANTED_HEADER,
     encode_answer,
@@ -74,11 +76,15 @@ def compile_gateway(
     """
     files = {
         BOOTSTRAP: _bootstrap(estate, folder, admin),
-        LISTENERS: _discovery("config.listener.v3.Listener", [_listener(listen, folder)]),
+        LISTENERS: _discovery("config.listener.v3.Listener", [_listener(estate, listen, folder)]),
         ROUTES: _discovery("config.route.v3.RouteConfiguration", [_routes(estate, state, endpoints)]),
         CLUSTERS: _discovery(
             "config.cluster.v3.Cluster",
-            [kind(service, folder) for service in estate.services for kind in (_cluster, _candidate_cluster)],
+            [
+                kind(service, folder, {site: len(here) for site, here in endpoints.items()})
+                for service in estate.services
+                for kind in (_cluster, _candidate_cluster)
+            ],
         ),
     }
     for service in estate.services:
@@ -132,7 +138,7 @@ def _bootstrap(estate: Estate, folder: Path, admin: tuple[str, int]) -> Document
     }
 
 
-def _listener(listen: tuple[str, int], folder: Path) -> Document:
+def _listener(estate: Estate, listen: tuple[str, int], folder: Path) -> Document:
     mutations = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-ninelives-", "x-envoy-")]
     site = {
         "header": {"key": SITE_HEADER, "value": "%UPSTREAM_METADATA(ninelives:site)%"},
@@ -164,6 +170,7 @@ def _listener(listen: tuple[str, int], folder: Path) -> Document:
                 "name": "envoy.filters.http.custom_response",
                 "typed_config": {"@type": f"{_TYPE}.{http}.custom_response.v3.CustomResponse"},
             },
+            *([breaker.ladder_filter()] if breaker.has_ladder(estate) else []),
             # Servers that do not say where they are; below the fallback, which no site gives.
             {
                 "name": "ninelives.site",
@@ -182,8 +189,8 @@ def _listener(listen: tuple[str, int], folder: Path) -> Document:
                 "typed_config": {"@type": f"{_TYPE}.{http}.router.v3.Router", "suppress_envoy_headers": True},
             },
         ],
-        "local_reply_config": {"mappers": [_error_as_json()]},
-        "access_log": [_access_log()],
+        "local_reply_config": {"mappers": [breaker.shed_as_json(), _error_as_json()]},
+        "access_log": [_access_log(), breaker.count_answers()],
     }
     return {
         "name": "services",
@@ -226,6 +233,7 @@ def _access_log() -> Document:
                     "details": "%RESPONSE_CODE_DETAILS%",
                     "duration_ms": "%DURATION%",
                     "request_id": "%REQ(X-REQUEST-ID)%",
+                    "traffic": f"%REQ({TRAFFIC_HEADER})%",
                 }
             },
         },
@@ -237,8 +245,12 @@ def _routes(estate: Estate, state: GatewayState, endpoints: Mapping[str, Sequenc
     for service in estate.services:
         infer, *others = _service_routes(service, endpoints)
         split = state.versions.get(service.name)
-        routes += [_divided(infer, service, split) if split else infer, *others]
-        routes += [_by_version(infer, service, version) for version in _addressable(split)]
+        if rungs := breaker.rungs(estate, service, state):
+            infer = {**infer, "typed_per_filter_config": {**infer["typed_per_filter_config"], **rungs}}
+        here = [*breaker.routes_by_class(_divided(infer, service, split) if split else infer), *others]
+        here += [_by_version(infer, service, version) for version in _addressable(split)]
+        is_open = service.name in state.open_breakers
+        routes += [breaker.taken_out(route) for route in here] if is_open else here
     return {
         "name": "services",
         # Without it a route to a missing cluster is accepted and answers 503.
@@ -398,7 +410,7 @@ def _fallback(service: Service) -> Document:
     }
 
 
-def _cluster(service: Service, folder: Path) -> Document:
+def _cluster(service: Service, folder: Path, replicas: Mapping[str, int]) -> Document:
     interval, unhealthy_interval = _seconds(HEALTH_INTERVAL), _seconds(HEALTH_INTERVAL / 4)
     return {
         "name": service.name,
@@ -430,18 +442,7 @@ def _cluster(service: Service, folder: Path) -> Document:
             "max_ejection_percent": 100,
             "enforcing_success_rate": 0,
         },
-        "circuit_breakers": {
-            "thresholds": [
-                {
-                    "max_connections": 256,
-                    "max_pending_requests": 256,
-                    "max_requests": 256,
-                    "track_remaining": True,
-                    # A hung site holds half of all requests until their second try; a small budget would drop them.
-                    "retry_budget": {"budget_percent": {"value": 100}, "min_retry_concurrency": 100},
-                }
-            ]
-        },
+        "circuit_breakers": {"thresholds": breaker.thresholds(service, replicas)},
         # Panic would send traffic to sites that are closed or lost.
         "common_lb_config": {
             "healthy_panic_threshold": {"value": 0},
@@ -467,8 +468,8 @@ def candidate_cluster(service: str) -> str:
     return f"{service}@candidate"
 
 
-def _candidate_cluster(service: Service, folder: Path) -> Document:
-    cluster = _cluster(service, folder)
+def _candidate_cluster(service: Service, folder: Path, replicas: Mapping[str, int]) -> Document:
+    cluster = _cluster(service, folder, replicas)
     # Its failures are the new version's, not the replica's; without a replica its retries could not save anybody.
     del cluster["outlier_detection"]
     return {**cluster, "name": candidate_cluster(service.name)}

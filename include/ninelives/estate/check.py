@@ -77,6 +77,10 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
     for index, number in _repeated([backfill.dag for backfill in estate.backfills]):
         yield ("backfills", index, "dag"), f"is named in backfills[{number}] already; remove one"
     yield from _requests(estate)
+    if "services" not in broken:
+        for index, service in enumerate(estate.services):
+            if service.fallback and service.fallback.service:
+                yield from _smaller(estate, index, service, service.fallback.service)
     yield from _backups(estate, broken)
     yield from _licences(estate, broken)
     yield from _failback(estate, broken)
@@ -432,6 +436,21 @@ def _requests(estate: Estate) -> Iterator[Finding]:
                     f"names other outputs than {format_path(first_loc)}, for the same model; "
                     "name the outputs that the model has",
                 )
+
+
+def _smaller(estate: Estate, index: int, service: Service, name: str) -> Iterator[Finding]:
+    """A service that answers for another one: it must be there, and take the same requests."""
+    loc: Loc = ("services", index, "fallback", "service")
+    smaller = estate.service_by_name.get(name)
+    if smaller is None:
+        hint = closest(name, set(estate.service_by_name))
+        yield loc, f"{name} is not declared below services; declare it or correct the name: {hint}"
+    elif smaller.model == service.model:
+        yield loc, f"{name} serves the same model, and is lost with it; name a service with a smaller one"
+    elif smaller.golden[0].inputs.keys() != service.golden[0].inputs.keys():
+        yield loc, f"{name} takes other features than {service.name}; name a service that takes the same"
+    elif smaller.fallback and service.fallback and smaller.fallback.answer.keys() != service.fallback.answer.keys():
+        yield loc, f"{name} gives other outputs than {service.name}; name a service that gives the same"
 
 
 def _drills(estate: Estate, drills: DrillPolicy, broken: Collection[str]) -> Iterator[Finding]:

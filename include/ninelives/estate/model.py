@@ -85,6 +85,8 @@ class ScenarioName(StrEnum):
     CORRUPT_ARTEFACT = "corrupt-artefact"
     PROVIDER_SILENT = "provider-silent"
     PROVIDER_NONSENSE = "provider-nonsense"
+    CONTROL_PLANE_LOST = "control-plane-lost"
+    EVERYTHING_LOST = "everything-lost"
     EXPERIMENT = "experiment"
     """A user's own, in Chaos Toolkit's JSON; its ``site`` is the experiment's name."""
 
@@ -92,7 +94,8 @@ class ScenarioName(StrEnum):
     def at_a_site(self) -> bool:
         """Whether it breaks something of one site, which can be chosen."""
         elsewhere = (self.GATEWAY_LOST, self.REGISTRY_LOST, self.PROVIDER_SILENT, self.PROVIDER_NONSENSE)
-        return self not in (*elsewhere, self.EXPERIMENT)
+        from_vault = (self.CONTROL_PLANE_LOST, self.EVERYTHING_LOST)
+        return self not in (*elsewhere, *from_vault, self.EXPERIMENT)
 
 
 class GateEngine(StrEnum):
@@ -196,8 +199,18 @@ class Objective(Declared):
 
 
 class Fallback(Declared):
-    """A degraded answer that the gateway gives while no replica can: marked, and never counted as correct."""
+    """A degraded answer that the gateway gives while no replica can: marked, and never counted as correct.
 
+    The rungs in their order: another service's smaller model, an answer that was kept, the default ``answer``.
+    """
+
+    service: Name | None = Field(
+        default=None,
+        description="A service with a smaller model that takes the same inputs and gives the same outputs.",
+    )
+    cached_for: Duration | None = Field(
+        default=None, description="How old a kept answer to the same request may be; none: answers are not kept."
+    )
     answer: dict[str, Value] = Field(min_length=1)
 
 
@@ -251,6 +264,12 @@ class Service(Declared):
     objective: Objective
     golden: tuple[Golden, ...] = Field(min_length=1)
     fallback: Fallback | None = None
+    capacity: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Requests per second that one replica answers, as measured; the gateway's limits follow from it.",
+    )
     release: ReleasePolicy = ReleasePolicy()
 
 

@@ -20,6 +20,10 @@ STABLE_HEADER = "x-ninelives-stable-version"
 """Of a request, set by the gateway: which version answers every other try."""
 ARM_HEADER = "x-ninelives-arm"
 """Of a request, set by the gateway: ``stable``, ``canary``, ``shadow`` or ``beside``."""
+CLASS_HEADER = "x-ninelives-class"
+"""Of a request, set by whoever sends it: ``inference``, or ``batch``, which gives way to users."""
+TRAFFIC_HEADER = "x-ninelives-traffic"
+"""Of a request that no user sent: ``probe``, or ``drill`` while something is broken on purpose."""
 ATTEMPT_HEADER = "x-envoy-attempt-count"
 
 MAX_BODY_BYTES = 1 << 20

@@ -144,6 +144,16 @@ CASES: list[tuple[list[tuple[str, Any]], str, str]] = [
         "services[1].fallback.answer",
         "other outputs than services[0].fallback.answer",
     ),
+    (
+        [("services.0.fallback.service", "late")],
+        "services[0].fallback.service",
+        "late is not declared below services",
+    ),
+    (
+        [("services.0.fallback.service", "arrival-delay")],
+        "services[0].fallback.service",
+        "serves the same model, and is lost with it",
+    ),
     # Drills
     ([("drills.max_duration", "60s")], "drills.max_duration", "the rto of service arrival-delay (1min)"),
     ([("drills.min_good", "99.5%")], "drills.min_good", "above the quality that service"),
