@@ -11,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
+from airflow.api_fastapi.execution_api.datamodels.hitl import HITLDetailRequest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskAwaitingInput
 from support.processes import ROOT
 from support.two_sites import Systems
@@ -118,9 +120,13 @@ def world(empty_ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     api = {"conn_type": "http", "host": "127.0.0.1", "port": server.server_port, "login": "ninelives"}
     monkeypatch.setenv("AIRFLOW_CONN_NINELIVES_AIRFLOW_API", json.dumps(api))
     world = World(given)
-    monkeypatch.setattr(
-        "ninelives_airflow.operators.human_task.upsert_hitl_detail", lambda **it: world.asked.append(it)
-    )
+
+    def asked(ti_id: str, **given: Any) -> None:
+        # What Airflow's server would take of it, or refuse.
+        HITLDetailRequest.model_validate({"ti_id": uuid4(), "defaults": None, "multiple": False, **given})
+        world.asked.append(given)
+
+    monkeypatch.setattr("ninelives_airflow.operators.human_task.upsert_hitl_detail", asked)
     yield world
     server.shutdown()
     server.server_close()

@@ -74,6 +74,7 @@ class MendedByPeopleOperator(EstateOperator):
             options=[GO_ON, GIVE_UP],
             subject=stopped.headline,
             body=body,
+            params={},
             assigned_users=assignees(task.who),
         )
         raise TaskAwaitingInput(method_name="execute_complete", timeout=task.until - now)

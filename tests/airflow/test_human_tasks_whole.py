@@ -1,0 +1,198 @@
+"""A failover that the gate stops asks a person, in Airflow's own run on real sites, and goes on or ends by the answer.
+
+Everything that gets around the question is tried as well: nothing but the record of an answer by an operator counts.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import yaml
+from support.airflow_runs import Api, Run, api_server, environment, make_database, run_by_hand
+from support.two_sites import Systems, World, two_sites
+
+from ninelives.adapters.airflow_api import AirflowApi
+from ninelives.people.task import GIVE_UP, GO_ON
+from ninelives_airflow.hooks.estate import EstateHook
+
+pytestmark = [
+    pytest.mark.airflow, pytest.mark.stack, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(600),
+]  # fmt: skip
+
+VERIFY, WARM, MOVE, JUDGE = (
+    f"fail_over_service.{step}[0]" for step in ("verify_data", "warm_up_standby", "move_traffic", "judge_failover")
+)
+TTL = timedelta(minutes=1)
+LOST = {"site": "paris", "service": "alpha"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def database() -> None:
+    make_database()
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with two_sites(tmp_path_factory.mktemp("sites")) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory, database: None) -> Iterator[Api]:
+    with api_server(tmp_path_factory.mktemp("api"), "ada", "grace") as found:
+        yield found
+
+
+@pytest.fixture
+def world(sites: World, api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """alpha is at paris, dublin is its standby, and the gate has just said no to the data there."""
+    declare(sites, "10min")
+    given = json.loads(sites.home.connections_file.read_text())
+    environment(sites.home.root, {**given, "ninelives_airflow_api": api.connection}, monkeypatch.setenv)
+    monkeypatch.setattr(EstateHook, "ledger", lambda hook: Systems.ledger(hook))
+    at_paris(sites)
+    sites.vouch("fail", "dublin")
+    yield sites
+    at_paris(sites)
+
+
+def declare(world: World, within: str) -> None:
+    document = world.estate().model_dump(mode="json")
+    document["people"] = [{"name": "ada", "roles": ["operator"]}, {"name": "grace", "roles": ["approver"]}]
+    document["recovery"]["answer_within"] = within
+    (world.home.root / "estate.yaml").write_text(yaml.safe_dump(document))
+
+
+def at_paris(world: World) -> None:
+    systems = world.systems()
+    ledger, gateway = systems.ledger(), systems.gateway()
+    for site in ("paris", "dublin"):
+        gateway.open_site(site, token=ledger.take_lease(f"site:{site}", "tests", TTL).token)
+    token = ledger.take_lease("service:alpha", "tests", TTL)
+    gateway.move("alpha", "paris", token=token.token)
+    ledger.release_lease(token)
+    for site in ("paris", "dublin"):
+        ledger.release_lease(ledger.take_lease(f"site:{site}", "tests", TTL))
+    world.envoy.await_healthy("alpha", paris=1, dublin=1)
+
+
+def where(world: World) -> tuple[str, ...]:
+    return world.systems().gateway().state().active["alpha"]
+
+
+def told(world: World, run: Run) -> list[tuple[str, str | None]]:
+    records = world.systems().ledger().records(kind="human-task")
+    return [(one.facts["state"], one.facts.get("by")) for one in reversed(records) if one.facts["run"] == run.id]
+
+
+Act = Callable[[AirflowApi, str], object]
+
+
+@contextmanager
+def meanwhile(api: Api, *acts: tuple[str, Act]) -> Iterator[None]:
+    """Each time that the run waits for a person, the next of these acts, signed in as who they are."""
+    wrong: list[BaseException] = []
+    gone, left = threading.Event(), list(acts)
+
+    def sit() -> None:
+        estate, runs = api.of("ninelives"), "/api/v2/dags/fail_over/dagRuns"
+        while left and not (gone.wait(0.5) or wrong):
+            asked = estate._send("GET", f"{runs}/~/hitlDetails", params={"response_received": False}).json()
+            for one in (question["task_instance"] for question in asked["hitl_details"]):
+                if one["state"] == "awaiting_input":
+                    person, act = left.pop(0)
+                    try:
+                        task = f"{one['dag_run_id']}/taskInstances/{one['task_id']}/{one['map_index']}"
+                        act(api.of(person), f"{runs}/{task}")
+                    except BaseException as error:
+                        wrong.append(error)
+                        break
+
+    thread = threading.Thread(target=sit, daemon=True)
+    thread.start()
+    yield
+    gone.set()
+    thread.join()
+    assert (wrong, left) == ([], [])
+
+
+def answer(choice: str) -> Act:
+    body = {"chosen_options": [choice], "params_input": {}}
+    return lambda api, task: api._send("PATCH", f"{task}/hitlDetails", json=body)
+
+
+def test_a_refused_gate_opens_a_task_whose_answer_is_checked_and_the_same_run_goes_on(world: World, api: Api) -> None:
+    held: list[Any] = []
+
+    def mend(api: AirflowApi, task: str) -> None:
+        held.append(world.systems().ledger().current_lease("service:alpha"))
+        world.vouch("pass", "dublin")
+        answer(GO_ON)(api, task)
+
+    with meanwhile(api, ("ada", answer(GO_ON)), ("ada", mend)):  # first the word alone, then the deed
+        run = run_by_hand("fail_over", LOST)
+    assert run.state == "success", run.tasks
+    assert set(run.tasks.values()) == {"success"}
+    assert where(world) == ("dublin",)
+    assert told(world, run) == [("open", None), ("done", "ada"), ("open", None), ("done", "ada")]
+    assert held == [None], "whoever acts by hand meanwhile finds no lease in the way"
+    assert world.systems().ledger().current_lease("service:alpha") is None
+    (record,) = world.systems().ledger().records(kind="failover", subject="alpha", limit=1)
+    assert (record.facts["outcome"], record.facts["run"]) == ("moved", run.id)
+
+
+def stays(world: World, run: Run) -> None:
+    assert (run.state, run.tasks[JUDGE]) == ("failed", "failed"), run.tasks
+    assert where(world) == ("paris",)
+
+
+def test_who_gives_up_ends_the_run_as_failed(world: World, api: Api) -> None:
+    with meanwhile(api, ("ada", answer(GIVE_UP))):
+        run = run_by_hand("fail_over", LOST)
+    stays(world, run)
+    assert told(world, run) == [("open", None), ("given up", "ada")]
+
+
+def test_nobody_answers_and_airflows_own_sweep_ends_it_as_failed(world: World) -> None:
+    declare(world, "1s")
+    gone = threading.Event()
+
+    def sweep() -> None:
+        from airflow.jobs.job import Job
+        from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+        runner = SchedulerJobRunner(job=Job())
+        while not gone.wait(0.5):
+            runner.check_awaiting_input_timeouts()
+
+    thread = threading.Thread(target=sweep, daemon=True)
+    thread.start()
+    try:
+        run = run_by_hand("fail_over", LOST)
+    finally:
+        gone.set()
+        thread.join()
+    stays(world, run)
+    assert told(world, run) == [("open", None), ("late", None)]
+
+
+def test_a_task_that_somebody_marks_as_done_while_it_waits_lets_no_traffic_through(world: World, api: Api) -> None:
+    """State patched and XCom forged: the gate is asked again, by the step that would move the traffic."""
+
+    def patch(api: AirflowApi, task: str) -> None:
+        api._send("PATCH", task, json={"new_state": "success"})
+        forged = {"verdict": "pass", "evidence": 1, "seconds": 0.1}
+        body = {"key": "return_value", "value": forged, "map_index": 0}
+        api._send("POST", f"{task.removesuffix('/0')}/xcomEntries", json=body)
+
+    with meanwhile(api, ("grace", patch), ("ada", answer(GIVE_UP))):
+        run = run_by_hand("fail_over", LOST)
+    assert (run.tasks[VERIFY], run.tasks[MOVE]) == ("success", "failed"), "Airflow itself let it through"
+    stays(world, run)
+    assert told(world, run)[-1] == ("given up", "ada")
