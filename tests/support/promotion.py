@@ -258,8 +258,9 @@ POLICY = {
 }
 
 
-def release_of(version: str, bias: float) -> tuple[Release, bytes]:
-    onnx = sum_model(bias)
+def release_of(version: str, bias: float, onnx: bytes | None = None) -> tuple[Release, bytes]:
+    """A release whose answer to ``ROW`` is ``3.5 + bias``."""
+    onnx = onnx or sum_model(bias)
     digest = digest_of(onnx)
     release = Release(
         model=MODEL, version=version, digest=digest, object=object_key(MODEL, digest), size=len(onnx),

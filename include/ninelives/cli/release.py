@@ -2,10 +2,206 @@
 
 from __future__ import annotations
 
+import getpass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
 from ninelives.cli import judge
+from ninelives.cli.common import As, AsJson, ExitCode, emit, errors
+from ninelives.cli.recover import ServiceName, Wait, check_name, connected
+
+if TYPE_CHECKING:
+    from ninelives.adapters.connected import ConnectedEstate
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(judge.judge)
 app.command()(judge.sample)
+
+Version = Annotated[str, typer.Option("--version", help="The model's version in the registry.")]
+
+
+@app.command()
+def stage(
+    service: ServiceName,
+    version: Version,
+    onnx: Annotated[Path, typer.Option("--onnx", exists=True, dir_okay=False, help="The model.")],
+    data: Annotated[str, typer.Option(help="The data version that it was trained on.")] = "unknown",
+    as_json: AsJson = False,
+) -> None:
+    """Put a new version of SERVICE's model where it can be promoted from; nobody is answered by it yet.
+
+    Its golden answers are what it answers now to the service's golden requests.
+    """
+    from ninelives.releases.staging import stage_file
+
+    systems = connected()
+    check_name("service", service, systems.estate.service_by_name)
+    release = stage_file(systems, service, version, onnx.read_bytes(), data_version=data)
+    document = {"service": service, "model": release.model, "version": version, "digest": release.digest}
+    emit(document, as_json=as_json, text=lambda: f"{release.model} version {version} is staged: {release.digest}")
+
+
+@app.command()
+def promote(
+    service: ServiceName,
+    version: Version,
+    here: Annotated[bool, typer.Option("--here", help="In this process, without Airflow.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Although this version was rolled back before.")] = False,
+    user: As = "",
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a staged version into service step by step, or back; the same request twice is one run.
+
+    Exit code 3 when it was rolled back. Where the estate asks for four eyes, only Airflow can ask the second pair.
+    """
+    from ninelives.errors import NinelivesError, Refused
+    from ninelives.estate import Approval
+    from ninelives.releases.promotion import approval_of, begin, roll_back
+    from ninelives.releases.promotion import promote as run
+
+    systems = connected()
+    check_name("service", service, systems.estate.service_by_name)
+    if not here:
+        raise typer.Exit(_in_airflow(systems, service, version, user, again, wait, as_json))
+    declared = systems.estate.service_by_name[service]
+
+    def approve() -> None:
+        if approval_of(systems, declared) is not Approval.NONE:
+            raise Refused("approval", ["the estate asks for four eyes: promote without --here, Airflow asks them"])
+
+    plan = begin(systems, service, version, by=user or getpass.getuser(), again=again)
+    try:
+        record = run(systems, plan, approve=approve)
+    except KeyboardInterrupt:
+        try:
+            roll_back(systems, plan, by=plan.by, reasons=["stopped at the keyboard"])
+        except NinelivesError as error:
+            errors.print(f"Not all is back: {error}. Run the same command again.", style="red", markup=False)
+        raise
+    facts = record.facts
+    document = {"run": plan.run, "outcome": facts["outcome"], "why": facts["why"], "evidence": record.seq}
+    emit(
+        document, as_json=as_json, text=lambda: f"{service}: {facts['outcome']} ({facts['why']}), evidence {record.seq}"
+    )
+    raise typer.Exit(ExitCode.MET if facts["outcome"] == "promoted" else ExitCode.MISSED)
+
+
+@app.command()
+def rollback(
+    service: ServiceName,
+    reason: Annotated[str, typer.Option(help="Why, for the evidence.")] = "by hand",
+    by: Annotated[str, typer.Option(help="Who decides it; by default the user of this machine.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """All requests of SERVICE to the version before at once, whether its promotion goes on or is done."""
+    from ninelives.releases.journal import read
+    from ninelives.releases.promotion import roll_back
+
+    systems = connected()
+    check_name("service", service, systems.estate.service_by_name)
+    journals = read(systems.ledger(), service)
+    if not journals:
+        raise typer.BadParameter(f"no version of {service} was ever promoted")
+    record = roll_back(systems, journals[-1].plan, by=by or getpass.getuser(), reasons=[reason])
+    old = record.facts["old"]
+    emit(
+        {"service": service, "version": old, "evidence": record.seq},
+        as_json=as_json,
+        text=lambda: f"{service} is answered by version {old}, evidence {record.seq}",
+    )
+
+
+@app.command()
+def status(service: ServiceName, as_json: AsJson = False) -> None:
+    """Which versions answer SERVICE now, and whether ledger, gateway, stores and registry say the same.
+
+    Exit code 3 when they do not, or when an old version is kept for longer than declared.
+    """
+    from ninelives.releases.status import release_status
+
+    systems = connected()
+    check_name("service", service, systems.estate.service_by_name)
+    found = release_status(systems, service)
+
+    def text() -> str:
+        shares = ", ".join(f"version {version} {share}%" for version, share in found["shares"].items())
+        run = found["run"]
+        lines = [f"{service}: {shares or 'as its sites serve'}"]
+        lines += [f"{run['run']}: {run['state']}, done: {', '.join(run['done'])}"] if run else []
+        return "\n".join([*lines, *found["problems"]])
+
+    emit(found, as_json=as_json, text=text)
+    if found["problems"]:
+        raise typer.Exit(ExitCode.MISSED)
+
+
+@app.command()
+def retire(service: ServiceName, as_json: AsJson = False) -> None:
+    """Let the old version of SERVICE go once it was kept for as long as declared; exit code 3 while it was not."""
+    from ninelives.releases.journal import read
+    from ninelives.releases.promotion import retire as let_go
+
+    systems = connected()
+    check_name("service", service, systems.estate.service_by_name)
+    journals = read(systems.ledger(), service)
+    gone = bool(journals) and let_go(systems, journals[-1].plan)
+    emit(
+        {"service": service, "retired": gone}, as_json=as_json, text=lambda: "retired" if gone else "nothing to retire"
+    )
+    raise typer.Exit(ExitCode.MET if gone else ExitCode.MISSED)
+
+
+@app.command()
+def history(
+    service: ServiceName,
+    at: Annotated[str, typer.Option("--at", help="Only what answered then: ISO time, or HH:MM of today, UTC.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Which version answered SERVICE when, who decided that, and the evidence for it."""
+    from ninelives.releases.status import release_history
+
+    systems = connected()
+    check_name("service", service, systems.estate.service_by_name)
+    instant = _instant(at) if at else None
+    rows = release_history(systems, service, instant)
+
+    def text() -> str:
+        return "\n".join(
+            f"{row['since'] or 'before'}  {row['shares']}  {'(changing) ' if row['changing'] else ''}"
+            f"decided by {row['decided_by']}: {row['why']} (evidence {row['evidence'] or 'none'})"
+            for row in rows
+        )
+
+    emit(rows, as_json=as_json, text=text)
+
+
+def _instant(text: str) -> datetime:
+    try:
+        if len(text) <= len("HH:MM:SS"):
+            text = f"{datetime.now(UTC):%Y-%m-%d}T{text}"
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no time; like 14:03 or 2026-11-26T14:03Z") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _in_airflow(
+    systems: ConnectedEstate, service: str, version: str, user: str, again: bool, wait: bool, as_json: bool
+) -> ExitCode:
+    """The run's id is made of service and version: the same request twice is one run."""
+    from ninelives.cli.drill import airflow_api, follow_run
+
+    api = airflow_api(systems, user)
+    name = f"promote-{service}-{version}" + (f"-{datetime.now(UTC):%Y%m%dT%H%M%S}" if again else "")
+    conf: dict[str, Any] = {"service": service, "version": version, "again": again}
+    run = api.trigger("promote_model", conf, name)
+    if not wait:
+        emit({"dag": "promote_model", "run": run}, as_json=as_json, text=lambda: f"Started promote_model as {run}.")
+        return ExitCode.MET
+    state = follow_run(api, "promote_model", run, tell=lambda line: errors.print(line))
+    emit({"run": run, "state": state}, as_json=as_json, text=lambda: f"promote_model {run}: {state}")
+    return ExitCode.MET if state == "success" else ExitCode.MISSED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,12 +10,13 @@ from typing import Any
 from ninelives.errors import Refused
 from ninelives.ports import Attempt, Replica
 
-ERRORS, LATENCY = "errors", "latency"
-MARGIN = {ERRORS: 1.5, LATENCY: 1.25}
-"""How much worse, as a ratio, the new version may be before it counts as worse."""
+ERRORS, LATENCY, TAIL = "errors", "latency-p50", "latency-p99"
 
-MOST = 20_000
-"""Attempts of each version that are judged, spread evenly: a judge needs no more."""
+LOOKS = 30
+"""Stretches of equal length that the time of a canary is divided into, the same for both versions."""
+
+HARMLESS_MS = 1.0
+"""Added to each latency: nobody feels a tenth more of a fraction of a millisecond."""
 
 
 class Decision(StrEnum):
@@ -68,50 +68,62 @@ def look(
     return Looked(*(tuple(sorted(arm_, key=lambda one: one.at)) for arm_ in (control, experiment)))
 
 
-def metrics_of(looked: Looked) -> list[dict[str, Any]]:
-    """Errors (0 or 1 per attempt) and latency (ms), against a concurrent baseline of the same size."""
-    size = min(len(looked.experiment), MOST)
-    control, experiment = _spread(looked.control, max(size, 1)), _spread(looked.experiment, MOST)
+def metrics_of(looked: Looked, quality: float) -> list[dict[str, Any]]:
+    """Errors per attempt, and the median and 99th percentile of latency (ms), side by side over the same stretches.
+
+    :param quality: share of correct answers that is promised: fewer errors than it allows never matter
+    """
+    both = [*looked.control, *looked.experiment]
+    if not both:
+        return [_errors([], [], quality), _level(LATENCY, 0.5, [], []), _level(TAIL, 0.99, [], [])]
+    first, last = min(one.at for one in both), max(one.at for one in both)
+    control, experiment = (_stretches(arm, first, last) for arm in (looked.control, looked.experiment))
     return [
-        _metric(ERRORS, [float(not one.good) for one in control], [float(not one.good) for one in experiment]),
-        _metric(
-            LATENCY,
-            [one.latency * 1000 for one in control if one.good],
-            [one.latency * 1000 for one in experiment if one.good],
-        ),
+        _errors(control, experiment, quality),
+        _level(LATENCY, 0.5, control, experiment),
+        _level(TAIL, 0.99, control, experiment),
     ]
 
 
 def judged(metrics: list[dict[str, Any]]) -> tuple[Decision, list[str]]:
-    """What the judge of this package says. A judge that cannot be asked has not said yes."""
-    from importlib import import_module
+    """What the judge of this package says, however often it is asked."""
+    from ninelives.releases.judge import judge
 
-    try:
-        judge: Any = import_module("ninelives.releases.judge").judge
-    except (ImportError, AttributeError) as error:
-        return Decision.INCONCLUSIVE, [f"there is no judge: {error}"]
     verdict = judge(metrics, mode="sequential")
-    decision = Decision(str(getattr(verdict, "verdict", verdict)).replace("_", " "))
-    return decision, [str(reason) for reason in getattr(verdict, "reasons", ())]
+    return Decision(str(verdict.verdict)), list(verdict.reasons)
 
 
-def _metric(name: str, control: list[float], experiment: list[float]) -> dict[str, Any]:
+def _stretches(attempts: Sequence[Attempt], first: float, last: float) -> list[list[Attempt]]:
+    parts: list[list[Attempt]] = [[] for _ in range(LOOKS)]
+    for one in attempts:
+        parts[min(LOOKS - 1, int((one.at - first) / max(last - first, 1e-9) * LOOKS))].append(one)
+    return parts
+
+
+def _errors(control: list[list[Attempt]], experiment: list[list[Attempt]], quality: float) -> dict[str, Any]:
     return {
-        "name": name,
-        "control": control,
-        "experiment": experiment,
+        "name": ERRORS,
         "direction": "increase",
-        "effect_size_measure": "meanRatio",
-        "allowed": [0.0, MARGIN[name]],
-        "is_critical": True,
+        "control": [float(sum(not one.good for one in part)) for part in control],
+        "experiment": [float(sum(not one.good for one in part)) for part in experiment],
+        "control_attempts": [float(len(part)) for part in control],
+        "experiment_attempts": [float(len(part)) for part in experiment],
+        "floor": round(1 - quality, 9),
     }
 
 
-def _spread(attempts: Sequence[Attempt], size: int) -> list[Attempt]:
-    """At most ``size``, evenly from the whole time."""
-    if len(attempts) <= size:
-        return list(attempts)
-    return [attempts[math.floor(number * len(attempts) / size)] for number in range(size)]
+def _level(name: str, share: float, control: list[list[Attempt]], experiment: list[list[Attempt]]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "direction": "increase",
+        "control": [_quantile(part, share) for part in control],
+        "experiment": [_quantile(part, share) for part in experiment],
+    }
+
+
+def _quantile(attempts: Sequence[Attempt], share: float) -> float | None:
+    latencies = sorted(one.latency * 1000 for one in attempts if one.good)
+    return latencies[min(len(latencies) - 1, int(share * len(latencies)))] + HARMLESS_MS if latencies else None
 
 
 def _summary(attempts: Sequence[Attempt]) -> dict[str, Any]:

@@ -305,15 +305,17 @@ def _watch(
 ) -> dict[str, Any]:
     service = systems.estate.service_by_name[plan.service]
     since = _set_traffic(systems, plan, name, split, by=plan.by, why=name).at
-    warm = of_run(systems.ledger(), plan).find(Entry.STEP, "warm_up")
+    journal = of_run(systems.ledger(), plan)
+    warm = journal.find(Entry.STEP, "warm_up")
+    tried = journal.find(Entry.TRAFFIC, canary_steps(systems, plan)[0])  # what a smaller share has shown counts too
     if warm is None:
         raise Refused(name, ["no replica was warmed up by this run"])
     boots = warm.facts["found"]["boots"]
     replicas = [replica for site in service.sites for replica in systems.replicas(site)]
-    arm = "shadow" if split.shadow else "canary"
+    arm, known = ("shadow", since) if split.shadow else ("canary", tried.at if tried else since)
     while True:
-        looked = look(replicas, plan.model, boots, arm=arm, old=plan.old, new=plan.new, since=since.timestamp())
-        decision, reasons = judge(metrics_of(looked))
+        looked = look(replicas, plan.model, boots, arm=arm, old=plan.old, new=plan.new, since=known.timestamp())
+        decision, reasons = judge(metrics_of(looked, service.objective.quality))
         facts = {"decision": str(decision), "reasons": reasons, **looked.facts()}
         if decision is Decision.ROLL_BACK:
             raise Refused(name, [f"version {plan.new} is worse than {plan.old}", *reasons, str(looked.facts())])

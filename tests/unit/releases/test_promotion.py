@@ -16,6 +16,7 @@ from ninelives.releases.canary import Decision
 from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, of_run, read
 from ninelives.releases.promotion import begin, promote, retire, roll_back
 from ninelives.releases.publish import newest_golden_version, read_release, stage
+from ninelives.releases.status import release_history, release_status
 
 
 def yes(metrics: Any) -> tuple[Decision, list[str]]:
@@ -195,3 +196,23 @@ def kill_and_go_on(kills: list[int], good: bool, back: bool) -> None:
         journal = of_run(systems.ledger(), read(systems.ledger(), MODEL)[-1].plan)
         promoted = good and not journal.find(Entry.ROLL_BACK)
         assert record.facts["outcome"] == ("promoted" if promoted else "rolled back")
+
+
+def test_status_says_when_ledger_gateway_stores_or_registry_disagree_and_when_a_version_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    systems: Any = Memory(tmp_path)
+    assert release_status(systems, MODEL)["problems"] == []
+    run(systems)
+    now = datetime.now(UTC)
+    found = release_status(systems, MODEL, now)
+    assert (found["shares"], found["champion"], found["run"]["state"]) == ({"2": 100}, "2", "promoted")
+    (forgotten,) = release_status(systems, MODEL, now + timedelta(days=1))["problems"]
+    assert "version 1 was to be kept until" in forgotten
+    assert retire(systems, read(systems.ledger(), MODEL)[-1].plan, now=now + timedelta(days=1))
+    assert release_status(systems, MODEL, now + timedelta(days=1))["problems"] == []
+    systems.registry().alias = "1"
+    (wrong,) = release_status(systems, MODEL)["problems"]
+    assert "the ledger says version 2, the registry's champion is 1" in wrong
+    (then,) = release_history(systems, MODEL, now)
+    assert (then["shares"], then["decided_by"]) == ({"2": 100}, "ada")

@@ -1,0 +1,98 @@
+"""Which version answers a service, which one answered then, and whether everything says the same."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from ninelives.errors import NinelivesError
+from ninelives.ports import Systems
+from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, read
+from ninelives.releases.publish import BUCKET, pointer_key, read_release
+from ninelives.replication.pointers import read_moves, sha256
+
+
+def release_status(systems: Systems, service_name: str, now: datetime | None = None) -> dict[str, Any]:
+    """``shares`` per version as the gateway has them, the newest ``run``, and ``problems``: one sentence each."""
+    service, now = systems.estate.service_by_name[service_name], now or datetime.now(UTC)
+    journals, gateway = read(systems.ledger(), service.name), systems.gateway().state()
+    split = gateway.versions.get(service.name)
+    shares = {version: share for version, share in split.shares.items() if share} if split else {}
+    problems: list[str] = []
+    pointers: dict[str, str | None] = {}
+    for site in service.sites:
+        try:
+            found = read_release(systems.store(site), service.model)
+            pointers[site] = found.version if found else None
+        except NinelivesError as error:
+            problems.append(f"{site}: {error}")
+    champion: str | None = None
+    try:
+        champion = systems.registry().champion(service.model)
+    except NinelivesError as error:
+        problems.append(f"registry: {error}")
+    found_run = None
+    if journals:
+        journal = journals[-1]
+        state = "rolling back" if journal.rolling_back else str(journal.outcome or "under way")
+        found_run = {"run": journal.plan.run, "state": state, "done": list(journal.done), "by": journal.plan.by}
+        if shares and shares not in [dict(one) for one in journal.shares]:
+            problems.append(f"the gateway sends {shares}, the ledger says {dict(journal.shares[0])}")
+        if not journal.open:
+            serves = journal.plan.new if journal.outcome is Outcome.PROMOTED else journal.plan.old
+            elsewhere = {site: version for site, version in pointers.items() if version != serves}
+            if elsewhere:
+                problems.append(f"the ledger says version {serves}, these sites serve another: {elsewhere}")
+            if champion not in (None, serves):
+                problems.append(f"the ledger says version {serves}, the registry's champion is {champion}")
+        done = journal.find(Entry.STEP, "take_over")
+        if journal.outcome is Outcome.PROMOTED and not journal.rolling_back and not journal.retired and done:
+            until = datetime.fromisoformat(done.facts["found"]["keep_until"])
+            found_run["keep_until"] = until.isoformat()
+            if now > until:
+                problems.append(
+                    f"version {journal.plan.old} was to be kept until {until:%Y-%m-%d %H:%M} UTC and still is: "
+                    f"ninelives release retire {service.name}"
+                )
+    elif split:
+        problems.append("the gateway divides requests between versions, and the ledger knows of no promotion")
+    return {
+        "service": service.name,
+        "model": service.model,
+        "shares": shares,
+        "pointers": pointers,
+        "champion": champion,
+        "run": found_run,
+        "problems": problems,
+    }
+
+
+def release_history(systems: Systems, service_name: str, instant: datetime | None = None) -> list[dict[str, Any]]:
+    """How each stretch of time was answered, oldest first; with ``instant`` only the one that it lies in."""
+    service = systems.estate.service_by_name[service_name]
+    journals = read(systems.ledger(), service.name)
+    stretches = history(journals, _before(systems, service.sites[0], service.model, journals))
+    return [
+        {
+            "since": one.since.isoformat() if one.since else None,
+            "shares": dict(one.shares),
+            "decided_by": one.decided_by,
+            "why": one.why,
+            "evidence": one.evidence,
+            "changing": one.changing,
+        }
+        for one in (stretches if instant is None else [at(stretches, instant)])
+    ]
+
+
+def _before(systems: Systems, site: str, model: str, journals: Any) -> Stretch:
+    """What was served before the first promotion: published, as the store's own moves say."""
+    if journals:
+        return Stretch(None, {journals[0].plan.old: 100}, "unknown", None, "published before the first promotion")
+    store = systems.store(site)
+    release, data = read_release(store, model), store.get(BUCKET, pointer_key(model))
+    if release is None or data is None:
+        return Stretch(None, {}, "nobody", None, f"{site} serves no release")
+    move = read_moves(store, model).get(sha256(data))
+    who, when = (move.by or "unknown", move.at) if move else ("unknown", None)
+    return Stretch(None, {release.version: 100}, who, None, f"published{f' {when:%Y-%m-%d %H:%M} UTC' if when else ''}")
