@@ -25,6 +25,7 @@ from ninelives.drills.preflight import STEADY_FOR, check_preflight
 from ninelives.drills.scenario import Drill
 from ninelives.errors import Refused
 from ninelives.injections import find_injection, open_injections
+from ninelives.people.task import GIVE_UP, open_tasks
 from ninelives.probing.records import BAD, read_probes
 from ninelives.replication.manifest import manifest_key, read_manifest
 
@@ -174,6 +175,12 @@ def test_when_the_gate_cannot_vouch_for_the_standbys_data_traffic_does_not_move(
     with paused(estate, "replicate_data"):  # it would write the manifest anew
         systems.store(standby).delete("data", manifest_key("flights"))
         run = api.trigger("fail_over", {"site": active, "service": "arrival-delay"})
+        asked(api, run, "fail_over", "fail_over_service.verify_data", 0)
+        (task,) = open_tasks(systems.ledger(), datetime.now(UTC))
+        assert (task.stopped.run, task.who) == (run, ("ada",))
+        assert systems.ledger().current_lease("service:arrival-delay") is None, "a person may act by hand meanwhile"
+        ada = AirflowApi(api.url, "ada", estate.passwords["ada"])
+        ada.answer("fail_over", run, "fail_over_service.verify_data", GIVE_UP, map_index=0)
         assert ended(api, run, "fail_over") == "failed"
         states = api.task_states("fail_over", run)
         assert states["fail_over_service.verify_data[0]"] == "failed"
@@ -290,12 +297,13 @@ def test_a_run_that_somebody_marks_as_failed_brings_its_site_back_leaves_evidenc
     everything_open(systems)
 
 
-def asked(api: AirflowApi, run: str) -> None:
-    """Wait until the approval is asked for, and a person can have read it.
+def asked(api: AirflowApi, run: str, dag: str = "run_drill", task: str = "approve_drill", index: int = -1) -> None:
+    """Wait until a person is asked, and can have read it.
 
     An answer in the same second as the question can find the task half parked, and Airflow then fails its try.
     """
-    await_(lambda: api.task_states("run_drill", run)["approve_drill"] == "awaiting_input", 2 * MINUTES, "the question")
+    name = task if index < 0 else f"{task}[{index}]"
+    await_(lambda: api.task_states(dag, run).get(name) == "awaiting_input", 2 * MINUTES, "the question")
     parked = time.monotonic()
     await_(lambda: time.monotonic() - parked > 3, MINUTES, "reading the question")
 
@@ -321,9 +329,11 @@ def test_the_loss_of_the_other_site_during_a_failover_moves_nothing_and_ends_the
         assert undone.undone_by in {"abort", "restore_site"}
         assert undone.undone_at
         assert undone.undone_at < undone.expires_at, "survivors fell below the declared rate: restored at once"
-        (failover,) = ledger.records(kind="failover", subject="arrival-delay", limit=1)
-        assert failover.seq > before
-        assert failover.facts["outcome"] in {"failed", "refused"}, "refused where the loss was seen before the decision"
+        kinds = ("failover", "human-task")
+        found = [one for kind in kinds for one in ledger.records(kind=kind, subject="arrival-delay", limit=1)]
+        stopped = [one.facts.get("outcome", "asks") for one in found if one.seq > before]
+        assert stopped, "refused where the loss was seen before the decision, else a person is asked"
+        assert set(stopped) <= {"failed", "refused", "asks"}
         assert systems.gateway().state().active["arrival-delay"] == (active,), "no traffic to a site that is gone"
         # The drilled site comes back alone: the other one is declared lost, and users are served again.
         await_(lambda: systems.gateway().state().closed_sites == {standby}, 5 * MINUTES, "the return of one site")

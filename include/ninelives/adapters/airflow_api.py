@@ -89,9 +89,10 @@ class AirflowApi:
             tuple(detail["chosen_options"] or ()), user and user["name"], at and datetime.fromisoformat(at)
         )
 
-    def answer(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
-        """Answer an approval request as the signed-in user."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/-1/hitlDetails"
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str, map_index: int = -1) -> None:
+        """Answer a question as the signed-in user."""
+        run = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"
+        path = f"{run}/taskInstances/{task_id}/{map_index}/hitlDetails"
         self._send("PATCH", path, json={"chosen_options": [option], "params_input": {}})
 
     def dag_ids(self) -> list[str]:

@@ -74,7 +74,7 @@ class MendedByPeopleOperator(EstateOperator):
             options=[GO_ON, GIVE_UP],
             subject=stopped.headline,
             body=body,
-            params={},
+            params={},  # Airflow's server refuses None
             assigned_users=assignees(task.who),
         )
         raise TaskAwaitingInput(method_name="execute_complete", timeout=task.until - now)
