@@ -105,7 +105,15 @@ class Experiment(_Fault):
     site: None = None
 
 
-Fault = SiteLost | Stopped | Killed | Frozen | Slowed | Flipped | Planted | Experiment
+class Rebuilt(_Fault):
+    """A second estate, built from the vault alone, stands in a folder of its own beside the running one."""
+
+    kind: Literal["rebuilt"] = "rebuilt"
+    injection: str
+    site: None = None
+
+
+Fault = SiteLost | Stopped | Killed | Frozen | Slowed | Flipped | Planted | Experiment | Rebuilt
 """One thing that is broken, with all that is needed to break and to mend it."""
 
 AnyFault = Annotated[Fault, Field(discriminator="kind")]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,22 @@ from support.estate import free_base
 from support.models import ROW
 from support.processes import ROOT, wait_until
 from support.scenarios import World, light_estate
+from typer.testing import CliRunner
 
 from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.connections import FileConnections
+from ninelives.adapters.rebuild import rebuilt_folder
 from ninelives.backups.run import back_up, refuse_suspect
+from ninelives.cli import app
+from ninelives.drills.run import inject_fault, run_check
+from ninelives.errors import Corrupted
 from ninelives.estate import load_estate
+from ninelives.evidence.anchor import anchor
 from ninelives.evidence.verify import verify_ledger
 from ninelives.home import Home
-from ninelives.stack import processes
+from ninelives.injections import find_injection, open_injection, open_injections
+from ninelives.stack import airflow, databases, lifecycle, postgres, processes, supervisord
+from ninelives.stack.local import LocalEstate
 
 pytestmark = [pytest.mark.stack, pytest.mark.soak, pytest.mark.timeout(300)]
 
@@ -31,8 +40,50 @@ pytestmark = [pytest.mark.stack, pytest.mark.soak, pytest.mark.timeout(300)]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with light_estate(tmp_path_factory.mktemp("rebuild"), vault=True) as started:
         started.systems.ledger().append("release", "alpha", {"version": "1"})
+        airflows_own(started)
         refuse_suspect(back_up(started.systems))
         yield started
+
+
+RUNS = (("deferred", "waits"), ("tried-again", "works"), ("last-try", "works"), ("ended", "waits"))
+
+
+def airflows_own(world: World) -> None:
+    """Airflow's own tables, with runs that had not ended when the backup was made."""
+    local = LocalEstate.recorded(world.home)
+    airflow.write_config(local)
+    airflow.migrate(local, supervisord.environment(local))
+    for run, task in RUNS:
+        add_run(world, run)
+        if task == "works":
+            add_task(world, run, task, tries=1, most=0 if run == "last-try" else 3)
+
+
+def add_run(world: World, run: str) -> None:
+    in_airflow(
+        world,
+        "INSERT INTO dag_run (dag_id, run_id, state, run_type, run_after, clear_number, span_status) "
+        f"VALUES ('back_up_estate', '{run}', 'running', 'manual', now(), 0, 'not_started')",
+    )
+
+
+def add_task(world: World, run: str, task: str, *, tries: int, most: int) -> None:
+    in_airflow(
+        world,
+        "INSERT INTO task_instance (id, dag_id, run_id, task_id, map_index, state, try_number, max_tries, pool, "
+        "pool_slots, span_status) VALUES (gen_random_uuid(), 'back_up_estate', "
+        f"'{run}', '{task}', -1, 'running', {tries}, {most}, 'default_pool', 1, 'not_started')",
+    )
+
+
+def in_airflow(world: World, *statements: str) -> None:
+    link = postgres.connect(LocalEstate.recorded(world.home), "airflow")
+    try:
+        with link, link.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    finally:
+        link.close()
 
 
 class Stranger:
@@ -113,3 +164,103 @@ def test_a_rebuild_that_is_killed_is_begun_anew_by_the_next_one(stranger: Strang
     said, wrong = done.communicate(timeout=200)
     assert done.returncode == 0, wrong
     assert json.loads(said)["answers"] == 10
+
+
+def test_the_drill_of_everything_lost_measures_the_rebuilt_estate_and_leaves_nothing_of_it(world: World) -> None:
+    drill = world.drill("everything-lost", "alpha")
+    (fault,) = inject_fault(world.systems, drill).faults
+    assert fault.kind == "rebuilt"
+    found = run_check(world.systems, drill)
+    assert found is not None
+    print(found["restored"])
+    assert found["verdict"] == "met", found
+    assert found["restored"]["answers"] == 10
+    assert any("passwords" in one for one in found["restored"]["lacking"])
+    rebuilt = rebuilt_folder(world.home, drill.id)
+    assert processes.remaining(Home(rebuilt / "home"))
+    world.returned(drill)
+    assert not rebuilt.exists()
+    assert processes.remaining(Home(rebuilt / "home")) == []
+
+
+def test_the_keeper_takes_a_rebuilt_estate_away_when_its_drill_was_killed(world: World) -> None:
+    drill = world.drill("everything-lost", "alpha")
+    injection = inject_fault(world.systems, drill)
+    child = subprocess.Popen([sys.executable, "-c", CHECK, drill.id])
+    rebuilt = rebuilt_folder(world.home, drill.id)
+    wait_until(lambda: (rebuilt / "home" / "stack.json").exists(), "it is being rebuilt", timeout=60)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    open_injection(world.home, injection.model_copy(update={"expires_at": soon}))
+    wait_until(lambda: open_injections(world.home) == [], "the keeper's work", timeout=60)
+    undone = find_injection(world.home, drill.id)
+    assert undone is not None
+    assert undone.undone_by == "keeper"
+    assert not rebuilt.exists()
+    assert processes.remaining(Home(rebuilt / "home")) == []
+    systems = world.systems
+    systems.ledger().release_lease(systems.ledger().current_lease("drill"))  # type: ignore[arg-type]
+
+
+CHECK = """
+import sys
+from ninelives.adapters.connected import ConnectedEstate
+from ninelives.drills.run import run_check
+from ninelives.drills.scenario import Drill
+from ninelives.home import Home
+run_check(ConnectedEstate.of_home(Home.from_environment()), Drill(sys.argv[1], "everything-lost", "alpha", ""))
+"""
+
+
+def test_the_drill_of_a_lost_control_plane_names_the_fate_of_every_run(world: World) -> None:
+    in_airflow(world, "UPDATE dag_run SET state = 'success' WHERE run_id = 'ended'")
+    add_run(world, "later")
+    drill = world.drill("control-plane-lost", "alpha")
+    inject_fault(world.systems, drill)
+    found = run_check(world.systems, drill)
+    assert found is not None
+    print(found["restored"])
+    assert found["verdict"] == "met", found
+    fates = {one["run"]: one["fate"] for one in found["restored"]["runs"]}
+    assert fates == {
+        "deferred": "continues", "tried-again": "continues", "last-try": "lost", "ended": "repeated", "later": "lost",
+    }  # fmt: skip
+    assert found["restored"]["records_lost"] >= 1, "the backup's own record, which no backup holds"
+    world.returned(drill)
+
+
+def backup(*arguments: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["backup", *arguments])
+    return done.exit_code, done.stdout, done.output + str(done.exception or "")
+
+
+def test_the_control_plane_is_put_back_into_the_stopped_estate_and_nothing_is_thrown_away(world: World) -> None:
+    """The last test of the file: afterwards the estate's ledger is that of the backup."""
+    systems = world.systems
+    anchor(systems.ledger(), systems.stores())  # of records that no backup holds
+    ahead = systems.ledger().head().seq
+    words = ["restore", "latest", "--into", "ledger", "--into", "airflow", "--json"]
+    code, _, said = backup(*words)
+    assert code == 1
+    assert "stop the estate first" in said
+    systems.ledger().close()  # type: ignore[attr-defined]
+    lifecycle.down(world.home)
+    code, _, said = backup(*words)
+    assert code == 1
+    assert f"ledger holds {ahead} rows, the backup 1" in said
+    code, out, said = backup(*words, "--replace")
+    assert code == 0, said
+    done = json.loads(out)
+    assert set(done["kept"]) == {"ledger", "airflow"}
+    assert done["records_lost"] == ahead - 1
+    assert {one["run"]: one["fate"] for one in done["runs"]}["later"] == "lost"
+    assert not [row for row in lifecycle.status(world.home)["programs"] if row["state"] != "STOPPED"]
+    lifecycle.up(world.home)
+    assert {row["program"] for row in lifecycle.status(world.home)["programs"]} >= {"gateway", "vault"}
+    ledger = World(world.home).systems.ledger()
+    assert [one.kind for one in ledger.records()] == ["restore", "release"]
+    assert verify_ledger(ledger, systems.stores()).verdict == "whole", "what was anchored and is lost was set aside"
+    assert str(LocalEstate.recorded(world.home).ports.base) == os.environ["NINELIVES_PORT_BASE"]
+    with pytest.raises(Corrupted, match="the dump of ledger_restored"):
+        databases.load_beside(LocalEstate.recorded(world.home), {"ledger": world.home.root / "nothing"})

@@ -181,6 +181,8 @@ def test_the_command_line_says_what_is_due(world: World) -> None:
     assert said.exit_code == 3, "what never ran is overdue"
 
 
+ELSEWHERE = {"site-loss", "experiment", "control-plane-lost", "everything-lost"}
+"""In ``test_drill``, ``test_experiments`` and ``test_rebuild``."""
 MUST_HOLD = {name: {str(promise) for promise in one.promises} for name, one in SCENARIOS.items()}
 
 
@@ -195,7 +197,7 @@ def measured(world: World) -> Iterator[World]:
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"site-loss", "experiment"}))
+@pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - ELSEWHERE))
 def test_measured_from_injection_to_verdict_every_promise_holds_and_nothing_is_left_behind(
     measured: World, scenario: str
 ) -> None:

@@ -20,6 +20,7 @@ from ninelives.ports import (
     Ledger,
     ObjectCopier,
     ObjectStore,
+    Rebuilder,
     Registry,
     Replica,
     Scheduler,
@@ -140,6 +141,11 @@ class ConnectedEstate:
         from ninelives.adapters.postgres_dumps import PostgresDatabases
 
         return PostgresDatabases(self.connections)
+
+    def rebuilder(self) -> Rebuilder:
+        from ninelives.adapters.rebuild import ChildRebuilder
+
+        return ChildRebuilder(self.connections, self.home, self.estate.name)
 
     def expectations(self, dataset: str | None = None) -> ExpectationEngine:
         from ninelives.adapters.great_expectations import GreatExpectations

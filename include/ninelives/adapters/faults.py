@@ -19,10 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ninelives.adapters.chaos import check_experiment, start_experiment, undo_experiment
+from ninelives.adapters.rebuild import rebuilt_folder, take_away
 from ninelives.adapters.supervisor import ProcessInfo, Supervisor, SupervisorSite, answers
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.home import Home
-from ninelives.injections import Experiment, Fault, Flipped, Frozen, Killed, Planted, SiteLost, Slowed, Stopped
+from ninelives.injections import Experiment, Fault, Flipped, Frozen, Killed, Planted, Rebuilt, SiteLost, Slowed, Stopped
 from ninelives.ports import Connection, Connections, ObjectStore
 
 POLL = 0.05
@@ -91,6 +92,8 @@ class SupervisedFaults:
                 self._flip(fault)
             case Planted():
                 self._store(fault.site).put(fault.bucket, fault.folder + fault.name, bytes.fromhex(fault.hex))
+            case Rebuilt():
+                rebuilt_folder(self._home, fault.injection).mkdir(mode=0o700, parents=True, exist_ok=True)
             case Experiment():
                 start_experiment(self._home, fault, self._environment(os.environ))
         return at
@@ -108,6 +111,8 @@ class SupervisedFaults:
                 self._flip_back(fault)
             case Planted():
                 self._uproot(fault)
+            case Rebuilt():
+                take_away(self._home, fault.injection)
             case Experiment():
                 undo_experiment(self._home, fault, self._environment(os.environ))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ninelives.adapters.http_client import http_client
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.ports import Answer, Attempt, Attempts, Features
-from ninelives.serving.protocol import decode_response, encode_request
+from ninelives.serving.protocol import TRAFFIC_HEADER, decode_response, encode_request
 
 if TYPE_CHECKING:
     import httpx
@@ -81,7 +81,7 @@ class GatewayClient:
 
     def __init__(self, url: str, service: str, model: str, timeout: float = 5.0) -> None:
         self._path = f"/services/{service}/v2/models/{model}/infer"
-        self._http = _Http(url.rstrip("/"), {}, timeout)
+        self._http = _Http(url.rstrip("/"), {TRAFFIC_HEADER: "probe"}, timeout)  # no user's, and not counted as one
 
     def __call__(self, rows: Sequence[Features]) -> Answer:
         return self._http.infer(self._path, rows)

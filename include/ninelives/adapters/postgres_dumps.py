@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ninelives.adapters.children import die_with_parent
 from ninelives.adapters.ledger import SqlLedger
 from ninelives.adapters.postgres_programs import binaries, unprivileged, user
 from ninelives.errors import Corrupted, Unavailable
-from ninelives.ports import Connection, Connections, Dumped, Ledger
+from ninelives.ports import Connection, Connections, Dumped, Ledger, UnfinishedRun
 
 COUNTED = {"ledger": ("records",), "registry": ("runs", "model_versions"), "airflow": ("dag", "dag_run")}
 """Tables whose rows tell whether a database shrank."""
@@ -44,6 +45,10 @@ class PostgresDatabases:
         connection = self._connections.get(f"ninelives_backup_{part}")
         names = connection.extra.get("databases") or [connection.schema]
         return [_dump(connection, part, str(name), to / str(name)) for name in names]
+
+    def runs(self) -> list[UnfinishedRun]:
+        connection = self._connections.get("ninelives_backup_airflow")
+        return unfinished_runs(connection)
 
     @contextmanager
     def scratch(self) -> Iterator[Scratch]:
@@ -184,6 +189,56 @@ def load_dump(superuser: Connection, dump: Path, name: str, *, owner: str | None
         raise Corrupted(str(error)) from error
 
 
+def count_rows(connection: Connection, part: str) -> int:
+    """Rows of what tells whether ``part`` shrank, in the database that is the connection's schema.
+
+    :raises Unavailable: it cannot be read
+    """
+    import psycopg2
+
+    try:
+        link = psycopg2.connect(**_libpq(connection, str(connection.schema)), connect_timeout=5)
+        try:
+            with link.cursor() as cursor:
+                return sum(_count(cursor, table) for table in COUNTED.get(part, ()))
+        finally:
+            link.close()
+    except psycopg2.Error as error:
+        raise Unavailable(f"database {connection.schema}: {' '.join(str(error).split())}") from error
+
+
+_UNFINISHED = """
+SELECT dag_run.dag_id, dag_run.run_id, task.task_id, task.try_number > task.max_tries
+FROM dag_run LEFT JOIN task_instance AS task
+  ON task.dag_id = dag_run.dag_id AND task.run_id = dag_run.run_id AND task.state IN ('running', 'restarting')
+WHERE dag_run.state IN ('queued', 'running') ORDER BY 1, 2, 3
+"""
+
+
+def unfinished_runs(connection: Connection) -> list[UnfinishedRun]:
+    """Of Airflow's database that is the connection's schema; raises ``Unavailable`` where it cannot be read."""
+    import psycopg2
+
+    database = str(connection.schema)
+    try:
+        link = psycopg2.connect(**_libpq(connection, database), connect_timeout=5)
+        try:
+            with link.cursor() as cursor:
+                cursor.execute(_UNFINISHED)
+                rows = cursor.fetchall()
+        finally:
+            link.close()
+    except psycopg2.Error as error:
+        raise Unavailable(f"database {database}: {' '.join(str(error).split())}") from error
+    found: dict[tuple[str, str], list[tuple[str, bool]]] = {}
+    for dag, run, task, last in rows:
+        found.setdefault((dag, run), []).extend([(task, last)] if task else [])
+    return [
+        UnfinishedRun(dag, run, tuple(name for name, _ in tasks), tuple(name for name, last in tasks if last))
+        for (dag, run), tasks in found.items()
+    ]
+
+
 class Scratch:
     """``ports.ScratchServer``."""
 
@@ -194,9 +249,13 @@ class Scratch:
         load_dump(self._connection, dump, name)
 
     def ledger(self, name: str) -> Ledger:
-        from dataclasses import replace
-
         return SqlLedger.from_connection(replace(self._connection, schema=name), timeout=30)
+
+    def runs(self, name: str) -> list[UnfinishedRun]:
+        try:
+            return unfinished_runs(replace(self._connection, schema=name))
+        except Unavailable as error:  # the server is ours: what cannot be read is the dump
+            raise Corrupted(f"the dump is none of Airflow's: {error}") from error
 
     def registry(self, name: str) -> int:
         url = f"postgresql+psycopg2://{self._connection.login}:{self._connection.password}@"

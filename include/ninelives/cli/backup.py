@@ -93,7 +93,11 @@ def verify(
 @app.command()
 def restore(
     backup: Annotated[str, typer.Argument(help="latest, or the beginning of its id.")],
-    to: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    to: Annotated[Path | None, typer.Option(help="A new or empty folder.")] = None,
+    into: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead: this part of the stopped local estate: ledger, registry, airflow or models."),
+    ] = None,
     part: Annotated[
         list[str] | None, typer.Option(help="Only this part, like models or ledger; may be repeated.")
     ] = None,
@@ -102,7 +106,13 @@ def restore(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a backup back to a folder: checked byte by byte beside it, and only then moved there in one step."""
+    """Bring a backup back to a folder, or into the estate: every byte is checked before it is moved at once."""
+    if (to is None) == (not into) or (into and part):
+        raise typer.BadParameter("say either --to FOLDER, with --part if you like, or --into PART")
+    if into:
+        _restore_into(backup, into, replace, as_json)
+        return
+    assert to is not None  # noqa: S101  (just looked at)
     from ninelives.backups.restore import restore as restore_backup
 
     done = restore_backup(_connected(), backup, to, parts=part or (), replace=replace)
@@ -116,6 +126,20 @@ def restore(
         "findings": list(done.manifest.findings),
     }
     emit(document, as_json=as_json, text=lambda: _restored(document))
+
+
+def _restore_into(backup: str, targets: list[str], replace: bool, as_json: bool) -> None:
+    from ninelives.stack.restore import restore_into
+
+    done = restore_into(Home.from_environment(), backup, targets, replace=replace)
+    lines = [
+        f"{', '.join(done.targets)} of backup {done.snapshot[:12]} ({done.made_at[:19]}) is in its place, "
+        f"evidence {done.evidence}; the estate is stopped: `ninelives stack up`",
+        *(f"  what {name} was is kept as database {kept}" for name, kept in done.kept.items()),
+        *([f"  {done.records_lost} records of evidence are lost"] if done.records_lost else []),
+        *(f"  run {one['run']} of {one['dag']} {one['fate']}: {one['why']}" for one in done.runs),
+    ]
+    emit(asdict(done), as_json=as_json, text=lambda: "\n".join(lines))
 
 
 @app.command()

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from ninelives.drills.scenario import Drill
 from ninelives.drills.scenarios import find_scenario
 from ninelives.errors import NinelivesError, Refused
@@ -16,7 +13,8 @@ from ninelives.estate.model import ScenarioName
 from ninelives.injections import open_injections
 from ninelives.ports import GatewayState, Systems
 from ninelives.probing.measure import steady_state
-from ninelives.probing.records import BAD, read_heartbeat, read_probes
+from ninelives.probing.records import read_heartbeat, read_probes
+from ninelives.probing.traffic import bad_seconds, read_user_failures
 from ninelives.recovery.safety import current_freeze
 
 STEADY_FOR = timedelta(seconds=30)
@@ -130,12 +128,13 @@ def _answers(systems: Systems, drill: Drill, service: Service, state: GatewaySta
 def _budget(systems: Systems, drill: Drill, service: Service, state: GatewayState, now: datetime) -> list[str]:
     """Users have suffered enough in the objective's window: bad seconds against those that the objective allows.
 
-    The whole window's allowance counts from the first day on, so that a young estate is not spent by one bad minute.
+    Probes stand for users, but not while something was broken on purpose: then only what users themselves got counts,
+    as the gateway's log has it, and where nobody can read that, the probes after all. The whole window's allowance
+    counts from the first day on, so that a young estate is not spent by one bad minute.
     """
     beat, objective = read_heartbeat(systems.home.probes), service.objective
     rows = read_probes(systems.home.probes, now - objective.window, now, service.name)
-    bad = pc.sum(pc.is_in(rows.column("outcome"), value_set=pa.array([str(outcome) for outcome in BAD]))).as_py() or 0
-    spent = bad * (beat.interval_s if beat else 0.0)
+    spent = bad_seconds(rows, read_user_failures(systems.home.logs, service.name), beat.interval_s if beat else 0.0)
     allowed = objective.window.total_seconds() * (1 - objective.availability)
     if spent >= allowed:
         return [f"{service.name} has spent its error budget: {spent:.0f} s of {allowed:.0f} s of bad answers"]

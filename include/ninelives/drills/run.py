@@ -58,7 +58,7 @@ def inject_fault(systems: Systems, drill: Drill) -> Injection:
         keep_before(systems, injection)
         open_injection(home, injection)
         instants = [systems.faults().inject(fault) for fault in injection.to_undo]
-        return mark_lost(home, drill.id, before.started_at if before else min(instants))
+        return mark_lost(home, drill.id, before.started_at if before else min(instants, default=injection.started_at))
     except BaseException:
         undo_fault(systems, drill, by="failed injection")
         ledger.release_lease(lease)

@@ -49,6 +49,8 @@ class Promise(StrEnum):
     """The copy has caught up: it is within its RPO."""
     HYPOTHESIS = "hypothesis"
     """The experiment's own steady state held, and none of its activities failed."""
+    RESTORED = "restored"
+    """What the vault gave back is whole and works, within the RTO of backups."""
     WRITES = "writes"
     """Writes go on where they stopped, and none is missing."""
 

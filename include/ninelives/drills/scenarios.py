@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from ninelives.drills.from_vault import ControlPlaneLost, EverythingLost
 from ninelives.drills.scenario import Drill, Promise, Scenario
 from ninelives.errors import Refused
 from ninelives.estate import Estate, Mode, Service
@@ -256,6 +257,8 @@ SCENARIOS: Mapping[str, Scenario] = {
         CorruptArtefact(),
         ProviderSilent(),
         ProviderNonsense(),
+        ControlPlaneLost(),
+        EverythingLost(),
         UserExperiment(),
     )
 }

@@ -19,6 +19,8 @@ from ninelives.evidence.chain import GENESIS, Anchor, timestamp
 from ninelives.ports import Head, Ledger, ObjectStore
 
 BUCKET = "anchors"
+LOST = "_lost"
+"""Below it lies what was set aside when an older ledger was restored."""
 
 _READERS = 8  # objects read at once from one store
 _Result = TypeVar("_Result")
@@ -103,7 +105,7 @@ def _read(store: ObjectStore, ledger_id: str, limit: int | None) -> tuple[list[A
         owner, _, name = info.key.partition("/")
         if owner == ledger_id and name:
             keys.append(info.key)
-        else:
+        elif owner != LOST:
             others.add(owner)
     with ThreadPoolExecutor(_READERS) as pool:
         bodies = list(pool.map(lambda key: store.get(BUCKET, key), chosen := choose(sorted(keys), limit)))
@@ -153,3 +155,25 @@ def _at_each(
 
     with ThreadPoolExecutor(max(1, len(stores))) as pool:
         return dict(zip(stores, pool.map(answer, stores.values()), strict=True))
+
+
+def set_aside(stores: Mapping[str, ObjectStore], ledger_id: str, after: int, when: str) -> dict[str, list[int]]:
+    """Move the anchors of records beyond ``after`` out of the way, for a ledger that was restored from an older backup.
+
+    They stay in the same bucket below ``LOST``; the caller writes down which they were. Safe to repeat.
+
+    :param when: names the restore
+    :return: site to the sequence numbers, of those sites that had any
+    :raises Unavailable: a store does not answer: its anchors would contradict the ledger later
+    """
+    found: dict[str, list[int]] = {}
+    for site, store in stores.items():
+        store.ensure_bucket(BUCKET)
+        for info in list(store.list(BUCKET, f"{ledger_id}/")):
+            name = info.key.rpartition("/")[2].removesuffix(".json")
+            data = store.get(BUCKET, info.key) if name.isdecimal() and int(name) > after else None
+            if data is not None:
+                store.put(BUCKET, f"{LOST}/{when}/{info.key}", data)
+                store.delete(BUCKET, info.key)
+                found.setdefault(site, []).append(int(name))
+    return {site: sorted(seqs) for site, seqs in found.items()}

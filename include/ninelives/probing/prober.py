@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 
 from ninelives.probing.classify import Judgement, Reply, classify
 from ninelives.probing.golden import Case, GoldenFile
-from ninelives.probing.records import Outcome, Probe
+from ninelives.probing.records import DRILL, PROBE, Outcome, Probe
+from ninelives.serving.protocol import TRAFFIC_HEADER
 
 Send = Callable[[str, Mapping[str, str], bytes, float], Awaitable[Reply]]
 """URL, headers, body, seconds until giving up."""
@@ -57,6 +58,7 @@ class Prober:
     :param send: the transport; must return after the given timeout at the latest, and raise for its own faults only
     :param record: takes each finished probe; called in the event loop
     :param max_in_flight: requests without an answer, over all services; what exceeds it counts as failed
+    :param in_drill: whether something is broken on purpose just now; asked before and after each request
     :param monotonic: seconds; the clock of the running event loop
     """
 
@@ -69,6 +71,7 @@ class Prober:
         send: Send,
         record: Callable[[Probe], None],
         max_in_flight: int = 512,
+        in_drill: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -80,6 +83,7 @@ class Prober:
         self._send = send
         self._record = record
         self._max_in_flight = max_in_flight
+        self._in_drill = in_drill
         self._monotonic = monotonic
         self._wall = wall
         self._step = interval / len(self.targets)
@@ -155,7 +159,11 @@ class Prober:
             monotonic_ns=round(due * 1e9),
             outcome=outcome,
             error=error,
+            traffic=self._traffic(),
         )
+
+    def _traffic(self) -> str:
+        return DRILL if self._in_drill() else PROBE
 
     def _start_request(self, requests: asyncio.TaskGroup, target: Target, slot: int, now: float) -> None:
         cases = target.golden.cases
@@ -169,11 +177,12 @@ class Prober:
             requests.create_task(self._request(target, cases[slot // len(self.targets) % len(cases)], slot))
 
     async def _request(self, target: Target, case: Case, slot: int) -> None:
-        sent, sent_at = self._monotonic(), self._wall()
+        sent, sent_at, traffic = self._monotonic(), self._wall(), self._traffic()
         headers = {
             "content-type": "application/json",
             "user-agent": "ninelives-prober",
             "x-ninelives-probe": str(slot // len(self.targets)),
+            TRAFFIC_HEADER: traffic,
         }
         reply = await self._send(target.url, headers, case.body, target.timeout)
         now = self._monotonic()
@@ -192,6 +201,7 @@ class Prober:
                 status=reply.status,
                 site=judgement.site,
                 model_version=judgement.model_version,
+                traffic=DRILL if traffic == DRILL else self._traffic(),  # the fault may have come while it waited
             )
         )
         del self._in_flight[slot]

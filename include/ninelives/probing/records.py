@@ -39,6 +39,9 @@ class Outcome(StrEnum):
     """the prober did not look, or its own stall spoiled what it saw"""
 
 
+PROBE, DRILL = "probe", "drill"
+"""Kinds of traffic that no user sent; the second is while something is broken on purpose."""
+
 CORRECT = (Outcome.GOOD, Outcome.SLOW)
 BAD = (Outcome.DEGRADED, Outcome.WRONG, Outcome.FAILED)
 
@@ -62,6 +65,8 @@ class Probe:
     site: str | None = None
     model_version: str | None = None
     error: str | None = None
+    traffic: str | None = None
+    """``probe`` or ``drill``; unknown in files of older versions."""
 
 
 _STAMP = pa.timestamp("us", tz="UTC")
@@ -79,6 +84,7 @@ SCHEMA = pa.schema(
         pa.field("site", pa.string()),
         pa.field("model_version", pa.string()),
         pa.field("error", pa.string()),
+        pa.field("traffic", pa.string()),
     ]
 )
 
@@ -143,7 +149,10 @@ def read_file(path: Path) -> pa.Table:
     """:raises FileNotFoundError: the file was merged away meanwhile
     :raises Corrupted: the file is not whole Parquet; files appear under their name only when they are"""
     try:
-        return pq.ParquetFile(path, memory_map=False).read().cast(SCHEMA)
+        found = pq.ParquetFile(path, memory_map=False).read()
+        if "traffic" not in found.column_names:  # of an older version
+            found = found.append_column("traffic", pa.nulls(found.num_rows, pa.string()))
+        return found.cast(SCHEMA)
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
         raise Corrupted(f"{path}: not a whole probe file ({error})") from error
 

@@ -124,7 +124,8 @@ class ProberService:
     ) -> tuple[Target, ...]:
         """One schedule, until ``stop`` or until the plan changes; returns the targets of the next one."""
         run = file_name(utc_now(), str(os.getpid()))
-        prober = Prober(targets, interval=self._interval, run=run, send=self._send, record=self._waiting.append)
+        prober = Prober(targets, interval=self._interval, run=run, send=self._send, record=self._waiting.append,
+                        in_drill=self._in_drill)  # fmt: skip
         log.info("run %s: %s every %g s", run, ", ".join(target.service for target in targets), self._interval)
         done = asyncio.Event()
         probing = asyncio.create_task(prober.probe_until(done))
@@ -157,7 +158,10 @@ class ProberService:
 
     def _due(self, flushed: float) -> bool:
         """Whether to write again, the last time having been at ``flushed`` on the monotonic clock."""
-        return time.monotonic() - flushed >= FLUSH_EVERY or any(self._home.injections.glob("*.json"))
+        return time.monotonic() - flushed >= FLUSH_EVERY or self._in_drill()
+
+    def _in_drill(self) -> bool:
+        return any(self._home.injections.glob("*.json"))
 
     async def _flush(self, prober: Prober, journal: ProbeJournal) -> None:
         complete_until, probes = prober.complete_until(), self._waiting[:]

@@ -71,18 +71,24 @@ class Started:
 
 
 def up(
-    home: Home, estate_path: Path | None = None, without: frozenset[Part] | None = None, report: Report = silent
+    home: Home,
+    estate_path: Path | None = None,
+    without: frozenset[Part] | None = None,
+    report: Report = silent,
+    *,
+    remember: bool = True,
 ) -> Started:
     """Start what does not run yet and return when all of it answers; on any failure stop what this call started.
 
     :param estate_path: by default the one of the last start, else the demo's
     :param without: parts to leave out; by default as at the last start
+    :param remember: the next start leaves the same out
     :raises Refused: a port is taken, a binary is missing, the disk is full, or the running estate is another one
     :raises Unavailable: a program did not start; the message holds the last lines of its log
     """
     home.root.mkdir(parents=True, exist_ok=True)
     with _alone(home):
-        local = _prepare(home, estate_path, without)
+        local = _prepare(home, estate_path, without, remember)
         supervisor = supervisord.client(local)
         if was_running := _runs(supervisor):
             _adopt_configuration(local, supervisor)
@@ -302,7 +308,7 @@ class _Start:
         return Unavailable(f"{program} {what}; the last lines of {log}:\n{airflow.tail(log)}")
 
 
-def _prepare(home: Home, estate_path: Path | None, without: frozenset[Part] | None) -> LocalEstate:
+def _prepare(home: Home, estate_path: Path | None, without: frozenset[Part] | None, remember: bool) -> LocalEstate:
     """Check everything that can be checked beforehand, then write secrets, connections and the record."""
     record = read_record(home)
     source = (estate_path or (record.source if record and record.source.exists() else _demo_estate())).resolve()
@@ -330,7 +336,8 @@ def _prepare(home: Home, estate_path: Path | None, without: frozenset[Part] | No
     for folder in (home.golden, home.probes, home.feed, home.injections):
         folder.mkdir(exist_ok=True)
     write_atomically(copy, text)
-    write_record(home, Record(source, without, ports.base), ports.named())
+    kept = without if remember or record is None else record.without
+    write_record(home, Record(source, kept, ports.base), ports.named())
     _write_connections(local)
     return local
 

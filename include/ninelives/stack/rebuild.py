@@ -36,7 +36,7 @@ from ninelives.releases.golden import answers_match
 from ninelives.releases.publish import BUCKET as MODELS
 from ninelives.releases.publish import Release, record_golden
 from ninelives.stack import databases, lifecycle, postgres, processes
-from ninelives.stack.local import LocalEstate
+from ninelives.stack.local import LocalEstate, supervisor_socket
 from ninelives.stack.programs import Part, primary_site
 from ninelives.versions.objects import BUCKET as VERSIONS
 
@@ -135,6 +135,9 @@ def take_away(home: Home) -> None:
         processes.end(processes.remaining(home))
         lifecycle.down(home)
         clear(home.root)
+        socket = supervisor_socket(home)
+        if not socket.is_relative_to(home.root):  # the path was too long for one
+            clear(socket.parent)
 
 
 def lacking(estate: Estate, manifest: BackupManifest) -> tuple[str, ...]:
@@ -230,24 +233,35 @@ def check_ledger(local: LocalEstate, manifest: BackupManifest) -> None:
 def _objects(systems: Systems, folder: Path) -> None:
     """Objects first and pointers last, so that whoever reads a pointer finds its object; each is read back."""
     primary = systems.store(primary_site(systems.estate))
-    _put_tree(primary, ARTEFACTS, folder / "registry" / "artefacts")
-    _put_tree(primary, VERSIONS, folder / "versions")
+    put_tree(primary, ARTEFACTS, folder / "registry" / "artefacts")
+    put_tree(primary, VERSIONS, folder / "versions")
     pointers = folder / "models" / "pointers"
     for site, store in systems.stores().items():
         served = {path.name for path in (pointers / site).glob("*")}
         for model in sorted(served):
-            _put_tree(store, MODELS, folder / "models" / "objects", below=model)
-        _put_tree(store, MODELS, pointers / site)
+            put_tree(store, MODELS, folder / "models" / "objects", below=model)
+        put_tree(store, MODELS, pointers / site)
 
 
-def _put_tree(store: ObjectStore, bucket: str, folder: Path, below: str = "") -> None:
+def put_tree(store: ObjectStore, bucket: str, folder: Path, below: str = "", *, only_missing: bool = False) -> int:
+    """Put every file of ``folder`` (below ``below``) into a bucket and read it back; return how many were put.
+
+    :param only_missing: leave what the store has already, with the same bytes
+    :raises Corrupted: an object reads back otherwise than it was written
+    """
     store.ensure_bucket(bucket)
+    count = 0
     for path in sorted((folder / below).rglob("*")):
-        if path.is_file():
-            data, key = path.read_bytes(), path.relative_to(folder).as_posix()
-            store.put(bucket, key, data)
-            if store.get(bucket, key) != data:
-                raise Corrupted(f"{bucket}/{key} at {store.site} reads back otherwise than it was written")
+        if not path.is_file():
+            continue
+        data, key = path.read_bytes(), path.relative_to(folder).as_posix()
+        if only_missing and store.get(bucket, key) == data:
+            continue
+        store.put(bucket, key, data)
+        if store.get(bucket, key) != data:
+            raise Corrupted(f"{bucket}/{key} at {store.site} reads back otherwise than it was written")
+        count += 1
+    return count
 
 
 def _release(path: Path) -> Release:

@@ -1,0 +1,178 @@
+"""A part of a backup put back into the local estate itself: loaded beside its place, checked, and swapped in at once.
+
+For the real loss of a part, above all of the control plane (ledger and Airflow). Nothing is thrown away: the database
+that was there stays beside the new one under a dated name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ninelives.adapters.connected import ConnectedEstate
+from ninelives.adapters.ledger import migrate
+from ninelives.adapters.postgres_dumps import count_rows, unfinished_runs
+from ninelives.backups.manifest import BackupManifest
+from ninelives.backups.restore import fetch, staged, workplace
+from ninelives.backups.run import resolve, snapshots
+from ninelives.drills.from_vault import judge_runs
+from ninelives.errors import NinelivesError, Refused, Unavailable
+from ninelives.evidence.anchor import anchor, set_aside
+from ninelives.home import Home
+from ninelives.ports import ObjectStore, UnfinishedRun
+from ninelives.releases.publish import BUCKET as MODELS
+from ninelives.stack import databases, lifecycle
+from ninelives.stack.local import LocalEstate
+from ninelives.stack.programs import Part
+from ninelives.stack.rebuild import check_ledger, put_tree
+
+KIND = "restore"
+"""Of the evidence, in the ledger as it is afterwards."""
+TARGETS = ("ledger", "registry", "airflow", "models")
+
+
+@dataclass(frozen=True)
+class Replaced:
+    snapshot: str
+    made_at: str
+    targets: tuple[str, ...]
+    kept: dict[str, str]
+    """Database to what the one that was there is called now."""
+    objects: int
+    """Put back into the sites' stores."""
+    records_lost: int
+    """Of evidence: anchored at the sites, and not in the backup."""
+    runs: tuple[dict[str, str], ...]
+    """What becomes of every run of Airflow's that had not ended."""
+    evidence: int
+
+
+def restore_into(home: Home, name: str, targets: Sequence[str], *, replace: bool = False) -> Replaced:
+    """Put ``targets`` of a backup in their place; all databases change at once, or none. The estate stays stopped.
+
+    :param name: ``latest``, or the beginning of a snapshot's id
+    :param replace: also where the target holds more than the backup does, which is then set aside
+    :raises Refused: the estate runs, or a target is newer than the backup
+    :raises Corrupted: what came out of the vault is not what was backed up
+    :raises Unavailable: the vault, PostgreSQL or a store does not answer
+    """
+    if unknown := sorted(set(targets) - set(TARGETS)):
+        raise Refused("restore", [f"nothing can be restored into {', '.join(unknown)}, only into {', '.join(TARGETS)}"])
+    if running := _running(home):
+        said = f"{', '.join(running[:3])} and others run" if len(running) > 3 else f"{', '.join(running)} runs"
+        raise Refused("restore", [said, "stop the estate first: `ninelives stack down`"])
+    lifecycle.up(home, without=frozenset(Part) - {Part.VAULT}, remember=False)
+    try:
+        return _restore(home, name, tuple(targets), replace)
+    finally:
+        lifecycle.down(home)
+
+
+def _running(home: Home) -> list[str]:
+    return [row["program"] for row in lifecycle.status(home)["programs"] if row["state"] != "STOPPED"]
+
+
+def _restore(home: Home, name: str, targets: tuple[str, ...], replace: bool) -> Replaced:
+    systems, local = ConnectedEstate.of_home(home), LocalEstate.recorded(home)
+    snapshot = resolve(snapshots(systems), name)
+    with staged(workplace(home)) as folder:
+        manifest = fetch(systems, snapshot, folder, targets)
+        parts = [target for target in targets if target != "models"]
+        dumps = {one: folder / part / one for part in parts for one in manifest.parts[part].facts["databases"]}
+        if (newer := _newer(local, systems, folder, manifest, targets)) and not replace:
+            raise Refused("restore", [*newer, "what is there would be set aside: say --replace if it should be"])
+        databases.load_beside(local, dumps)
+        if "ledger" in targets:
+            check_ledger(local, manifest)
+        then = _unfinished(local, f"airflow{databases.RESTORED}") if "airflow" in targets else None
+        now = _unfinished(local, "airflow") if then is not None else None
+        kept = databases.swap(local, tuple(dumps), datetime.now(UTC)) if dumps else {}
+        if "ledger" in targets:
+            migrate(local.database_url("ledger_owner", "ledger"), writer_role="ledger_writer")
+        if "mlflow_auth" in dumps:
+            databases.set_registry_password(local)
+        objects = _models(systems, folder) if "models" in targets else 0
+    runs = judge_runs(then, now) if then is not None else []
+    ledger = systems.ledger()
+    head, lost = ledger.head().seq, dict[str, list[int]]()
+    if "ledger" in targets:
+        lost = set_aside(systems.stores(), ledger.ledger_id, head, f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    facts: dict[str, Any] = {
+        "snapshot": snapshot.id,
+        "targets": list(targets),
+        "kept": kept,
+        "objects": objects,
+        "runs": runs,
+        "records_lost": max((seq for seqs in lost.values() for seq in seqs), default=head) - head,
+        "anchors_set_aside": lost,
+    }
+    record = ledger.append(KIND, systems.estate.name, facts)
+    anchor(ledger, systems.stores())
+    return Replaced(
+        snapshot.id,
+        snapshot.made_at.isoformat(),
+        targets,
+        kept,
+        objects,
+        facts["records_lost"],
+        tuple(runs),
+        record.seq,
+    )
+
+
+def _newer(
+    local: LocalEstate, systems: ConnectedEstate, folder: Path, manifest: BackupManifest, targets: Sequence[str]
+) -> list[str]:
+    """Where the target holds what the backup does not; what cannot be read holds nothing."""
+    found = []
+    for part in targets:
+        if part == "models":
+            found += _other_releases(systems, folder)
+            continue
+        said = manifest.parts[part]
+        rows = 0
+        for database in said.facts["databases"]:
+            try:
+                rows += count_rows(databases.superuser(local, database), part)
+            except Unavailable:
+                continue
+        if rows > (said.rows or 0):
+            found.append(f"{part} holds {rows} rows, the backup {said.rows}")
+    return found
+
+
+def _other_releases(systems: ConnectedEstate, folder: Path) -> list[str]:
+    return [
+        f"{site} serves another release of {path.parent.name} than the backup has"
+        for site, store in systems.stores().items()
+        for path in sorted((folder / "models" / "pointers" / site).glob("*/release.json"))
+        if store.get(MODELS, f"{path.parent.name}/{path.name}") not in (None, path.read_bytes())
+    ]
+
+
+def _models(systems: ConnectedEstate, folder: Path) -> int:
+    """At each site the objects of the models that it had, then its pointers; what is right already is left alone."""
+    models, count = folder / "models", 0
+    for site, store in systems.stores().items():
+        pointers = models / "pointers" / site
+        for path in sorted(pointers.glob("*")):
+            count += _put_missing(store, models / "objects", path.name)
+        count += _put_missing(store, pointers)
+    return count
+
+
+def _put_missing(store: ObjectStore, folder: Path, below: str = "") -> int:
+    return put_tree(store, MODELS, folder, below=below, only_missing=True)
+
+
+def _unfinished(local: LocalEstate, database: str) -> list[UnfinishedRun] | None:
+    """``None`` where the database that is to be replaced cannot be read: that is why it is replaced."""
+    try:
+        return unfinished_runs(databases.superuser(local, database))
+    except NinelivesError:
+        if database.endswith(databases.RESTORED):
+            raise
+        return None
