@@ -12,9 +12,9 @@ is refuted may the canary be promoted (non-inferiority). What refutes neither is
   look, so that what both arms feel cancels. Its variance is inflated for autocorrelation of first order, with Kendall's
   correction of its bias (1954), and its degrees of freedom are those of the independent looks that are left (Student).
 - **With a horizon** the error is spent by a plan: parts of it on the martingale, on the first looks, on those before
-  the last, and half at the horizon, where the test is then nearly as strong as one of fixed size. The parts are added
-  (Bonferroni), which holds however looks depend on each other. Promotion waits for the horizon: before it nobody can
-  know of what begins late. **Without one** levels use a time-uniform confidence sequence, valid asymptotically
+  the last, and three fifths at the horizon, where the test is then nearly as strong as one of fixed size. The parts are
+  added (Bonferroni), which holds however looks depend on each other. Promotion waits for the horizon: before it nobody
+  can know of what begins late. **Without one** levels use a time-uniform confidence sequence, valid asymptotically
   (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, 2021).
 
 Rollback by several metrics shares the error between them (Bonferroni); promotion needs all of them, which needs no
@@ -45,7 +45,7 @@ BLOCKS = 30
 _FOLDS = (1.5, 2.0, 4.0, 10.0)
 _SURCHARGE = 1.35
 """Measured by ``bench_judge.py`` at 30 looks: with it the power of the formula is that of the judge."""
-_E, _EARLY, _INTERIM, _LAST = 0.15, 0.25, 0.1, 0.5
+_E, _EARLY, _INTERIM, _LAST = 0.15, 0.2, 0.05, 0.6
 _FIRST = 3
 """Looks among which the early part is shared: what is very bad is gone within them."""
 _VARIES, _WORTH = 0.3, 6.0
@@ -312,6 +312,12 @@ def _mean_above(e: Array, c: Array, ratio: float) -> Array:
     mean = np.nansum(off, 1) / seen
     centred = np.where(np.isnan(off), 0.0, off - mean[:, None])
     along = _correlation(centred)
+    # Where looks are plainly not independent, the estimate is taken 1.7 standard errors further.
+    further = 1.7 * np.sqrt((1 - along**2) / seen)
+    along = np.minimum(np.where(along > 1.28 / np.sqrt(seen), along + further, along), 0.95)
+    # Ten looks cannot show that they are independent: they count as half correlated, thirty as what they show.
+    along = np.maximum(along, 8 / seen - 8 / BLOCKS)
+    along = np.minimum(along, 0.95)
     inflate = (1 + along) / (1 - along)
     error = np.sqrt((centred**2).sum(1) / (seen - 1) / seen * inflate)
     # What rounding leaves of a constant is no spread.
