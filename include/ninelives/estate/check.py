@@ -84,6 +84,8 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
     yield from _backups(estate, broken)
     yield from _licences(estate, broken)
     yield from _failback(estate, broken)
+    if "services" not in broken:
+        yield from _releases(estate, broken)
     if "drills" not in broken:
         yield from _drills(estate, estate.drills, broken)
 
@@ -391,6 +393,19 @@ def _failback(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
     if policy.approval is Approval.FOUR_EYES and "people" not in broken:
         for _, message in _four_eyes(estate):
             yield ("recovery", "failback", "approval"), message
+
+
+def _releases(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
+    for number, service in enumerate(estate.services):
+        policy, where = service.release, ("services", number, "release")
+        shares = [step.share for step in policy.canary]
+        if shares != sorted(set(shares)):
+            yield (*where, "canary"), "shares must grow from step to step; write them in order, each once"
+        if policy.canary[-1].hold > policy.patience:
+            yield (*where, "patience"), "is over before the last step is; nothing could ever be promoted"
+        if policy.approval is Approval.FOUR_EYES and "people" not in broken:
+            for _, message in _four_eyes(estate):
+                yield (*where, "approval"), message
 
 
 def _kind(value: Value) -> str:
