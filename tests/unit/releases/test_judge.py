@@ -156,6 +156,13 @@ def test_attempts_one_by_one_are_judged_as_counts_whatever_the_sizes_of_the_arms
     assert judge([metric(control, good, direction="increase", allowed=[0, 3])]).verdict is Verdict.PROMOTE
 
 
+def test_attempts_that_never_fail_are_promoted_once_there_are_enough_of_them() -> None:
+    def never(attempts: int) -> Verdict:
+        return judge([metric([0.0] * attempts, [0.0] * attempts, direction="increase")]).verdict
+
+    assert (never(300), never(4000)) == (Verdict.INCONCLUSIVE, Verdict.PROMOTE)
+
+
 def test_one_bad_metric_rolls_back_and_all_must_be_good_to_promote() -> None:
     steady = [5.0 + look % 2 for look in range(30)]
     good, short = {**metric(steady, steady), "name": "p50"}, {**metric(steady[:3], steady[:3]), "name": "p99"}

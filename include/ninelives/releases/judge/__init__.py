@@ -144,7 +144,7 @@ def _directed(metric: Metric, direction: str, parts: int, horizon: int | None) -
         return Finding(metric.name, Verdict.INCONCLUSIVE, "a ratio says nothing of negative values")
     counted = attempts is not None
     binary = not counted and bool(np.isin(np.concatenate([worse, beside]), (0.0, 1.0, np.nan)).all())
-    floor = metric.floor if direction == "increase" and counted else 0.0
+    floor = metric.floor if direction == "increase" and (counted or binary) else 0.0
     plan = Plan(_margin(metric, direction, counted or binary), alpha / parts, horizon, floor)
     if counted:
         pairs = min(len(worse), len(beside))
