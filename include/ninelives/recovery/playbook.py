@@ -324,11 +324,14 @@ def audit_playbooks(systems: Systems, found: Sequence[ServiceReadiness], *, run:
     :return: the first difference of each that is stale, by service, and the record
     """
     made = [make_playbook(systems, one) for one in found]
-    stale = {one.service: next((d for d in one.differences if d[:3] not in ("---", "+++")), "") for one in made
-             if one.stale}  # fmt: skip
+    stale = {one.service: _first(one.differences) for one in made if one.stale}
     facts = {"verdict": "missed" if stale else "met", "stale": stale, "run": run}
     ledger, key = systems.ledger(), f"{AUDIT}/{systems.estate.name}/{run}"
     return stale, ledger.written(key) or ledger.append(AUDIT, systems.estate.name, facts, once=key)
+
+
+def _first(differences: Sequence[str]) -> str:
+    return next(line for line in differences if not line.startswith(("---", "+++", "@@")))
 
 
 def keep_playbook(systems: Systems, playbook: Playbook, *, run: str) -> Record | None:

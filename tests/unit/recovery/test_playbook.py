@@ -19,7 +19,15 @@ from ninelives.cli import app
 from ninelives.errors import Corrupted
 from ninelives.estate import Estate
 from ninelives.home import Home
-from ninelives.recovery.playbook import Build, Playbook, front_matter, keep_playbook, render_playbook
+from ninelives.recovery.playbook import (
+    Build,
+    Playbook,
+    audit_playbooks,
+    front_matter,
+    keep_playbook,
+    make_playbook,
+    render_playbook,
+)
 from ninelives.recovery.standby import Item, ServiceReadiness, Standby, State
 from ninelives.releases.anatomy import anatomy_of
 
@@ -113,6 +121,27 @@ def test_a_model_that_learned_other_numbers_has_the_same_anatomy_and_one_built_o
     assert other.architecture != one.architecture
     with pytest.raises(Corrupted, match="not an ONNX model"):
         anatomy_of(b"\xff" * 50)
+
+
+def test_the_audit_finds_a_stale_playbook_leaves_evidence_and_renews_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, found = systems(tmp_path), [readiness("alpha")]
+    monkeypatch.setattr("ninelives.recovery.playbook.find_build", lambda *_: BUILD)
+    stale, _ = audit_playbooks(of, found, run="day-1")
+    assert stale == {"alpha": "no playbook is kept yet"}
+    keep_playbook(of, make_playbook(of, found[0]), run="look-1")
+    kept = (of.home.playbooks / "alpha.md").read_text()
+    assert audit_playbooks(of, found, run="day-2")[0] == {}
+
+    other = replace(BUILD, version="4", architecture="a2")  # a release that changes it, and a look that never came
+    monkeypatch.setattr("ninelives.recovery.playbook.find_build", lambda *_: other)
+    stale, record = audit_playbooks(of, found, run="day-3")
+    assert list(stale) == ["alpha"]
+    assert stale["alpha"] == "-version: 3"
+    assert (record.kind, record.facts["verdict"]) == ("playbook-audit", "missed")
+    assert audit_playbooks(of, found, run="day-3")[1] == record, "a try that is repeated leaves one record"
+    assert (of.home.playbooks / "alpha.md").read_text() == kept
 
 
 PASS = Item("store", State.PASS, "")
