@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ninelives.estate import Estate, Mode, Service
-from ninelives.ports import GatewayState, RequestClass
+from ninelives.ports import GatewayState, RequestClass, VersionSplit
 from ninelives.serving.protocol import CLASS_HEADER, DEGRADED_HEADER
 
 Document = dict[str, Any]
@@ -129,11 +130,10 @@ def rungs(estate: Estate, service: Service, state: GatewayState) -> Document:
     if fallback is None or not (fallback.service or fallback.cached_for):
         return {}
     smaller = estate.service_by_name.get(fallback.service or "")
-    split = state.versions.get(service.name)
     context = {
         "service": service.name,
         "generation": generation(service, state),
-        "stable": split.stable if split else "",
+        "stable": _lasting(state.versions.get(service.name)),
         "max_age": str(int(fallback.cached_for.total_seconds()) if fallback.cached_for else 0),
         "cluster": smaller.name if smaller else "",
         "path": f"/v2/models/{smaller.model}/infer" if smaller else "",
@@ -142,10 +142,22 @@ def rungs(estate: Estate, service: Service, state: GatewayState) -> Document:
     return {LADDER: {"@type": f"{_TYPE}.extensions.filters.http.lua.v3.LuaPerRoute", "filter_context": context}}
 
 
+def _lasting(split: VersionSplit | None) -> str:
+    """The version whose answers may be kept: the one that gets all requests, else the one that is on its way out or
+    will stay; empty where the sites' own release answers.
+    """
+    if split is None:
+        return ""
+    serving = [version for version, share in split.shares.items() if share]
+    return serving[0] if len(serving) == 1 else split.stable
+
+
 def generation(service: Service, state: GatewayState) -> str:
     """Under which kept answers are valid. Whatever may change the model or the data behind an answer changes it: every
-    move, promotion, rollback, opening or closing of the service or of its sites takes a new token.
+    move, opening and closing of the service or of its sites takes a new token, and every step of a promotion, which has
+    one token from its begin to its end, divides the requests in another way.
     """
+    split = state.versions.get(service.name)
     scopes = [f"{kind}:{service.name}" for kind in ("service", "release", "breaker")]
     scopes += [f"site:{site}" for site in service.sites]
     facts = {
@@ -153,6 +165,7 @@ def generation(service: Service, state: GatewayState) -> str:
         "active": state.active.get(service.name, ()),
         "closed": sorted(state.closed_sites & set(service.sites)),
         "open": service.name in state.open_breakers,
+        "split": asdict(split) if split else None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -83,6 +83,24 @@ def test_whatever_takes_a_newer_token_begins_a_new_generation(tokens: dict[str, 
     assert generation(beta, replace(before, tokens={**tokens, "service:gamma": more})) == generation(beta, before)
 
 
+def test_each_step_of_a_promotion_begins_a_new_generation_and_keeps_answers_of_one_version_only() -> None:
+    """As ``releases.promotion`` divides them, all under one token."""
+    steps = [
+        (None, ""),
+        (VersionSplit("1", {"1": 100}, shadow="2", shadow_percent=20), "1"),
+        (VersionSplit("1", {"1": 75, "2": 25}), "1"),
+        (VersionSplit("1", {"2": 100, "1": 0}), "2"),
+        (VersionSplit("2", {"2": 100}, beside=("1",)), "2"),
+    ]
+    contexts = []
+    for split, kept in steps:
+        state = replace(STATE, tokens={"release:beta": 7}, versions={"beta": split} if split else {})
+        user = routes(estate(cached_for="1h"), "beta", state)[1]
+        contexts.append(user["typed_per_filter_config"][LADDER]["filter_context"])
+        assert contexts[-1]["stable"] == kept
+    assert len({context["generation"] for context in contexts}) == len(steps)
+
+
 def test_answers_are_counted_by_who_gave_them_and_shed_requests_by_class() -> None:
     name = "ninelives.answers.service.beta.class.{}.rung.{}.status.{}.flags.{}"
     stats = {
