@@ -45,14 +45,14 @@ FROM range({first}, {last}) t(i)) TO '{path}' (FORMAT parquet)
 
 BY_HAND = """
 WITH d AS (SELECT * FROM read_parquet('{data}'))
-SELECT count(*), count(*) - count(id), count(*) - count(at), count(*) - count(account), count(amount) / count(*),
+SELECT count(*), count(*) - count(id), count(*) - count("at"), count(*) - count(account), count(amount) / count(*),
   count(*) FILTER (WHERE amount NOT BETWEEN 0 AND 100000), count(*) FILTER (WHERE hour NOT BETWEEN 0 AND 23),
   count(*) FILTER (WHERE currency NOT IN ('CHF', 'EUR', 'GBP', 'JPY', 'NOK', 'SEK', 'USD')),
   count(*) FILTER (WHERE NOT regexp_matches(code, '^[A-Z][0-9]{{4}}$')), count(*) FILTER (WHERE high <= low),
-  avg(amount), stddev(amount), quantile_disc(amount, [0.05, 0.5, 0.95]), max(at)::VARCHAR, min(low),
-  count(*) FILTER (WHERE at IS NULL AND settled)
+  avg(amount), stddev(amount), quantile_disc(amount, [0.05, 0.5, 0.95]), max("at")::VARCHAR, min(low),
+  count(*) FILTER (WHERE "at" IS NULL AND settled)
 FROM d;
-SELECT count(*) FROM (SELECT 1 FROM read_parquet('{data}') GROUP BY id, at HAVING count(*) > 1);
+SELECT count(*) FROM (SELECT 1 FROM read_parquet('{data}') GROUP BY id, "at" HAVING count(*) > 1);
 SELECT count(*) FROM read_parquet('{data}') d ANTI JOIN read_parquet('{accounts}') a ON a.number = d.account;
 SELECT currency, count(*) FROM read_parquet('{data}') GROUP BY currency
 """
@@ -133,7 +133,7 @@ def by_hand(folder: Path) -> int:
     )
     query = BY_HAND.format(data=folder / "data" / "*.parquet", accounts=folder / "accounts.parquet")
     with tempfile.TemporaryDirectory() as spill:
-        done = subprocess.run([sys.executable, "-c", program, query, spill], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", program, query, spill], stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout)
 
 
