@@ -43,7 +43,10 @@ def journal_of(world: ReleaseWorld) -> Journal:
     return read(world.systems().ledger(), "alpha")[-1]
 
 
-@pytest.mark.parametrize(("version", "model", "why"), [("2", flaky_model, "errors"), ("3", slow_model, "latency")])
+@pytest.mark.parametrize(
+    ("version", "model", "why"),
+    [("2", flaky_model, "errors"), pytest.param("3", slow_model, "latency", marks=pytest.mark.soak)],
+)
 def test_a_version_that_fails_or_is_slow_goes_back_by_itself_and_its_users_notice_nothing(
     world: ReleaseWorld, version: str, model: type, why: str
 ) -> None:
@@ -66,6 +69,7 @@ def test_a_version_that_fails_or_is_slow_goes_back_by_itself_and_its_users_notic
     assert systems.gateway().state().versions == {}
 
 
+@pytest.mark.soak
 def test_copied_requests_are_compared_and_never_answered(world: ReleaseWorld) -> None:
     world.policy = {**ReleaseWorld.policy, "shadow": 100, "shadow_for": "10s"}
     systems = world.systems()
@@ -79,6 +83,7 @@ def test_copied_requests_are_compared_and_never_answered(world: ReleaseWorld) ->
     assert "'agreed': 0" in record.facts["why"], "it answers 3 more than the version that is served"
 
 
+@pytest.mark.soak
 def test_a_good_version_comes_in_under_load_is_addressable_and_can_be_taken_back(world: ReleaseWorld) -> None:
     world.policy = ReleaseWorld.policy
     systems = world.systems()

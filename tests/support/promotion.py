@@ -16,7 +16,16 @@ from ninelives.adapters.ledger import SqlLedger, migrate
 from ninelives.errors import Unavailable
 from ninelives.estate import Estate
 from ninelives.home import Home
-from ninelives.ports import Answer, Attempt, Attempts, Features, GatewayState, ObjectInfo, VersionSplit
+from ninelives.ports import (
+    Answer,
+    Attempt,
+    Attempts,
+    Features,
+    GatewayState,
+    ModelVersion,
+    ObjectInfo,
+    VersionSplit,
+)
 from ninelives.releases.publish import (
     BUCKET,
     GoldenAnswer,
@@ -163,7 +172,13 @@ class MemoryGateway:
 
 class MemoryRegistry:
     def __init__(self, fuse: Fuse) -> None:
-        self.fuse, self.alias = fuse, "1"
+        self.fuse, self.alias, self.digests = fuse, "1", dict[str, str]()
+
+    def versions(self) -> list[ModelVersion]:
+        known = [release_of(str(number), number - 1.0)[0] for number in (1, 2)]
+        return [
+            ModelVersion(MODEL, one.version, self.digests.get(one.version, one.digest), None, None) for one in known
+        ]
 
     def champion(self, model: str) -> str | None:
         return self.alias

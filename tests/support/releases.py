@@ -28,6 +28,7 @@ from support.two_sites import World
 from ninelives.adapters.connections import FileConnections
 from ninelives.estate import Estate
 from ninelives.home import Home
+from ninelives.ports import ModelVersion
 from ninelives.releases.canary import ERRORS, LATENCY, Decision
 from ninelives.releases.promotion import begin, promote
 from ninelives.serving.protocol import decode_response, encode_request
@@ -44,10 +45,13 @@ NEGATIVE = {**ROW, "a": -1.5}
 
 
 class FileRegistry:
-    """``ports.Registry``, as far as the alias goes, in a file."""
+    """``ports.Registry``, as far as a promotion goes, in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def versions(self) -> list[ModelVersion]:
+        return [ModelVersion("alpha", str(number), None, None, None) for number in range(1, 50)]
 
     def champion(self, model: str) -> str | None:
         return self.path.read_text() if self.path.exists() else "1"

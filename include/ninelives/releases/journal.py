@@ -15,7 +15,7 @@ from typing import Any
 
 from ninelives.ports import Ledger, Record
 
-KIND = "release"
+KIND = "promotion"
 
 
 class Entry(StrEnum):

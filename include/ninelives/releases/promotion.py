@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ninelives import interfaces
 from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
 from ninelives.estate import Approval, Service
 from ninelives.estate.model import Hardware
@@ -128,6 +129,9 @@ def check_interface(systems: Systems, plan: Plan) -> dict[str, Any]:
     release, new = candidate(systems, plan)
     if reasons := scan(new):
         raise Refused("interface", reasons)
+    consumers = [one for one in systems.estate.consumers if one.service == plan.service]
+    if consumers and (named := interfaces.compare(interfaces.signature_of(new), consumers)):
+        raise Refused("interface", [str(one) for one in named])
     old = _old_release(systems, plan)
     if breaks := interface_breaks(_object(systems.store(plan_site(systems, plan)), old), new):
         raise Refused("interface", breaks)
@@ -152,10 +156,18 @@ def check_hardware(systems: Systems, plan: Plan) -> dict[str, Any]:
 
 
 def scan_artefact(systems: Systems, plan: Plan) -> dict[str, Any]:
-    """Only what can be loaded without running foreign code, signed where the estate has a key for that."""
+    """Only what can be loaded without running foreign code and is what the registry says, signed where the estate has
+    a key for that."""
     release, data = candidate(systems, plan)
     if reasons := scan(data):
         raise Refused("artefact", reasons)
+    known = [one for one in systems.registry().versions() if (one.model, one.version) == (plan.model, plan.new)]
+    if not known:
+        raise Refused("artefact", [f"the registry has no version {plan.new} of {plan.model}: register it first"])
+    if known[0].digest not in (None, release.digest):
+        raise Refused(
+            "artefact", [f"the registry says that version {plan.new} is {known[0].digest}, staged is another"]
+        )
     signer = systems.signer() if systems.estate.vault else None
     if signer is None:
         return {"digest": release.digest, "signed": False, "why": "the estate has no key that signs"}

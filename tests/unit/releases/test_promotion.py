@@ -105,6 +105,14 @@ def test_undecided_is_no_yes(tmp_path: Path) -> None:
     assert journal.done[-1] == "canary-5", "a small share that cannot decide is followed by a larger one"
 
 
+def test_what_is_staged_must_be_what_the_registry_says(tmp_path: Path) -> None:
+    systems = Memory(tmp_path)
+    systems.registry().digests["2"] = "sha256:" + "0" * 64
+    record = run(systems)
+    assert record.facts["outcome"] == "rolled back"
+    assert "staged is another" in record.facts["why"]
+
+
 def test_a_refused_approval_moves_nothing(tmp_path: Path) -> None:
     systems = Memory(tmp_path)
 
