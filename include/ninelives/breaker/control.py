@@ -42,11 +42,11 @@ def _turn(systems: Systems, service: str, state: str, *, by: str, reason: str, h
         raise Refused("breaker", [f"{by} is no operator of the estate; operators are {', '.join(operators)}"])
     ledger, gateway = systems.ledger(), systems.gateway()
     lease = ledger.take_lease(f"breaker:{service}", holder, LEASE_TTL)
-    if state == "open":
-        gateway.open_breaker(service, token=lease.token)
-    else:
-        gateway.close_breaker(service, token=lease.token)
-    facts = {"state": state, "by": by, "reason": reason, "token": lease.token}
-    record = ledger.append(KIND, service, facts)
-    ledger.release_lease(lease)
-    return record
+    try:
+        if state == "open":
+            gateway.open_breaker(service, token=lease.token)
+        else:
+            gateway.close_breaker(service, token=lease.token)
+        return ledger.append(KIND, service, {"state": state, "by": by, "reason": reason, "token": lease.token})
+    finally:
+        ledger.release_lease(lease)
