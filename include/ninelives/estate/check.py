@@ -25,7 +25,7 @@ from ninelives.estate.model import (
     Vault,
 )
 from ninelives.estate.residency import residency_breach
-from ninelives.estate.streams import contract_problems
+from ninelives.estate.streams import Format, contract_problems
 from ninelives.estate.units import Value, format_duration
 
 Finding = tuple[Loc, str]
@@ -83,6 +83,7 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
                 yield from _smaller(estate, index, service, service.fallback.service)
     yield from _backups(estate, broken)
     yield from _licences(estate, broken)
+    yield from _providers(estate, broken)
     yield from _failback(estate, broken)
     if "services" not in broken:
         yield from _releases(estate, broken)
@@ -201,7 +202,8 @@ def _vault(estate: Estate, vault: Vault, broken: Collection[str]) -> Iterator[Fi
 
 
 def _repeated_names(estate: Estate) -> Iterator[Finding]:
-    for part in ("people", "sites", "datasets", "models", "services", "streams", "tables", "licences"):
+    outside = ("licences", "providers", "consumers")
+    for part in ("people", "sites", "datasets", "models", "services", "streams", "tables", *outside):
         names = [item.name for item in getattr(estate, part)]
         for index, first in _repeated(names):
             yield (part, index, "name"), f"{names[index]} is the name of {part}[{first}] already; choose another"
@@ -266,10 +268,18 @@ def _licence_references(estate: Estate) -> Iterator[tuple[Loc, str, str]]:
                 yield ("licences", index, part, number), name, part
 
 
+def _outside_references(estate: Estate) -> Iterator[tuple[Loc, str, str]]:
+    for index, consumer in enumerate(estate.consumers):
+        yield ("consumers", index, "service"), consumer.service, "services"
+    for index, provider in enumerate(estate.providers):
+        if provider.feed is not None:
+            yield ("providers", index, "feed", "stream"), provider.feed.stream, "streams"
+
+
 def _unknown_references(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
-    parts = ("people", "sites", "datasets", "models", "services")
+    parts = ("people", "sites", "datasets", "models", "services", "streams")
     declared = {part: {item.name for item in getattr(estate, part)} for part in parts}
-    for loc, name, part in (*_references(estate), *_licence_references(estate)):
+    for loc, name, part in (*_references(estate), *_licence_references(estate), *_outside_references(estate)):
         if part not in broken and name not in declared[part]:
             if part == "datasets" and name in estate.table_by_name:
                 yield loc, f"{name} is a table, of which no copies are kept; name a dataset"
@@ -383,6 +393,23 @@ def _licences(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
                 ("licences", index, "seats"),
                 f"{licence.seats} are all taken before anything is lost, so every failover would be refused; "
                 f"buy {licence.each} more, or declare the grace that the vendor gives",
+            )
+
+
+def _providers(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
+    """Providers that could never be drilled, although they have a feed for it."""
+    if "streams" in broken:
+        return
+    for index, provider in enumerate(estate.providers):
+        if provider.feed is None:
+            continue
+        stream = estate.stream_by_name.get(provider.feed.stream)
+        if stream is not None and (stream.format is not Format.PARQUET or stream.source.prefix is None):
+            yield ("providers", index, "feed", "stream"), f"{stream.name} is not of Parquet objects; name one that is"
+        if not provider.test:
+            yield (
+                ("providers", index, "feed"),
+                "can never be replayed: there is no test window; agree one with the provider, or remove the feed",
             )
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ninelives.estate.outside import Consumer, Provider
 from ninelives.estate.streams import Stream
 from ninelives.estate.units import DagId, Duration, Name, Percent, Principal, Ratio, TableName, Value
 
@@ -417,6 +418,10 @@ class Estate(Declared):
     backups: Backups | None = None
     recovery: RecoveryPolicy = RecoveryPolicy()
     licences: tuple[Licence, ...] = ()
+    providers: tuple[Provider, ...] = ()
+    consumers: tuple[Consumer, ...] = Field(
+        default=(), description="Who calls the services; a new version that would break one is not promoted."
+    )
     administrators: tuple[Principal, ...] = Field(
         default=(), description="Users and roles that may do everything at every site, and are not looked at."
     )
@@ -451,6 +456,10 @@ class Estate(Declared):
     @cached_property
     def licence_by_name(self) -> dict[str, Licence]:
         return {licence.name: licence for licence in self.licences}
+
+    @cached_property
+    def provider_by_name(self) -> dict[str, Provider]:
+        return {provider.name: provider for provider in self.providers}
 
     def licences_of(self, service: Service) -> tuple[Licence, ...]:
         """Those that the service needs wherever it serves."""

@@ -1,0 +1,91 @@
+"""Who is outside of the estate: providers of its data, and consumers of its services."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from ninelives.estate.units import Duration, Name, shown
+
+
+class _Declared(BaseModel):
+    """As ``model.Declared``, which imports this module."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _zone(value: Any) -> Any:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
+        raise ValueError(f"{shown(value)} is not a time zone; write one like Europe/Paris or UTC") from None
+    return value
+
+
+Zone = Annotated[str, BeforeValidator(_zone), WithJsonSchema({"type": "string", "examples": ["Europe/Paris"]})]
+Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+FieldName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Day(StrEnum):
+    MON = "mon"
+    TUE = "tue"
+    WED = "wed"
+    THU = "thu"
+    FRI = "fri"
+    SAT = "sat"
+    SUN = "sun"
+
+
+class Window(_Declared):
+    """A time that comes every week, on the clocks of a place."""
+
+    days: tuple[Day, ...] = Field(min_length=1, description="On which it begins.")
+    begin: Clock
+    end: Clock = Field(description="Not after begin: on the next day.")
+    zone: Zone = Field(description="Whose clocks, with their changes in spring and autumn.")
+
+
+class Feed(_Declared):
+    """What a provider sent once, kept as objects of micro-batches at the stream's site, in the order of their keys."""
+
+    stream: Name = Field(description="Of landed Parquet objects: whose contract and site.")
+    prefix: str = Field(min_length=1, description="Of the keys in the bucket named data.")
+    contains: str = Field(default="", description="Only keys with this text in them.")
+    every: Duration = Field(description="How far apart the batches came: the recorded pace.")
+
+
+class Provider(_Declared):
+    """Somebody outside whose data the estate lives on."""
+
+    name: Name
+    contacts: tuple[str, ...] = Field(min_length=1, description="Whom to tell, as they are reached.")
+    test: tuple[Window, ...] = Field(default=(), description="When drills may be held; none: never.")
+    maintenance: tuple[Window, ...] = Field(default=(), description="When it may be away, and no drill is held.")
+    feed: Feed | None = Field(default=None, description="What a drill replays.")
+
+
+class Datatype(StrEnum):
+    """Of a tensor, as the Open Inference Protocol V2 names it."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    INT8 = "INT8"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BYTES = "BYTES"
+
+
+class Consumer(_Declared):
+    """A program that calls a service, and what it relies on."""
+
+    name: Name
+    service: Name
+    contact: str = Field(min_length=1, description="Whom to ask before it is broken.")
+    sends: dict[FieldName, Datatype] = Field(min_length=1)
+    reads: dict[FieldName, Datatype] = Field(min_length=1)

@@ -1,0 +1,59 @@
+"""A new signature against who declared what they send and read: the consumer and the field are named."""
+
+from __future__ import annotations
+
+import onnx
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from ninelives.estate.outside import Consumer, Datatype
+from ninelives.interfaces import Break, Signature, compare, signature_of
+
+BOARD = Consumer.model_validate(
+    {
+        "name": "departure-board",
+        "service": "arrival-delay",
+        "contact": "boards@example.org",
+        "sends": {"hour": "INT64", "carrier": "BYTES"},
+        "reads": {"arrival_delay": "FP32"},
+    }
+)
+SAME = Signature({"hour": "INT64", "carrier": "BYTES"}, {"arrival_delay": "FP32"})
+
+types = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(Datatype), min_size=1)
+
+
+def test_the_declared_signature_and_one_with_more_outputs_break_nobody() -> None:
+    assert compare(SAME, [BOARD]) == []
+    assert compare(Signature(SAME.inputs, {**SAME.outputs, "low": "FP32"}), [BOARD]) == []
+
+
+def test_each_broken_field_is_named_with_its_consumer() -> None:
+    new = Signature({"hour": "FP32", "airline": "BYTES"}, {"delay": "FP32"})
+    assert [str(one) for one in compare(new, [BOARD])] == [
+        "departure-board: airline (BYTES) is needed by the new version, and not sent",
+        "departure-board: arrival_delay is read, and the new version does not give it",
+        "departure-board: carrier is sent, and the new version does not take it",
+        "departure-board: hour is sent as INT64, and the new version takes FP32",
+    ]
+    assert compare(Signature(SAME.inputs, {"arrival_delay": "FP64"}), [BOARD]) == [
+        Break("departure-board", "arrival_delay", "is read as FP32, and the new version gives FP64")
+    ]
+
+
+@given(types, types, types, types)
+def test_no_break_is_found_exactly_where_all_is_sent_and_read_as_the_model_has_it(
+    sends: dict[str, Datatype], reads: dict[str, Datatype], takes: dict[str, Datatype], gives: dict[str, Datatype]
+) -> None:
+    one = Consumer(name="one", service="s", contact="c", sends=sends, reads=reads)
+    kept = sends == takes and reads.items() <= gives.items()
+    assert (compare(Signature(takes, gives), [one]) == []) == kept
+
+
+def test_the_signature_of_a_model_is_in_the_words_of_the_protocol() -> None:
+    value = helper.make_tensor_value_info
+    ends = [value("hour", TensorProto.INT64, [None, 1])], [value("out", TensorProto.COMPLEX64, [None, 1])]
+    graph = helper.make_graph([helper.make_node("Cast", ["hour"], ["out"], to=TensorProto.COMPLEX64)], "g", *ends)
+    found = signature_of(helper.make_model(graph).SerializeToString())
+    assert found == Signature({"hour": "INT64"}, {"out": f"ONNX type {onnx.TensorProto.COMPLEX64}"})
