@@ -182,7 +182,7 @@ def scan_artefact(systems: Systems, plan: Plan) -> dict[str, Any]:
 
 
 def signature_key(release: Release) -> str:
-    return f"{release.object}.sig"
+    return f"{release.model}/releases/{release.version}.sig"
 
 
 def signed_name(release: Release) -> str:
