@@ -7,6 +7,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +22,8 @@ from ninelives.breaker.control import close_breaker, last_change, open_breaker
 from ninelives.cli import app
 from ninelives.errors import Refused
 from ninelives.estate import Estate
+from ninelives.recovery.standby import ServiceReadiness
+from ninelives.recovery.why import explain
 from ninelives.serving.protocol import encode_request
 
 pytestmark = pytest.mark.stack
@@ -158,6 +161,9 @@ def test_an_open_breaker_leaves_the_ladder_or_503_survives_a_restart_and_is_on_r
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["error"]
     assert world.rung("beta") == "smaller"  # gamma's own path is closed to its users; its replicas are whole
+    readiness = ServiceReadiness("gamma", "active-active", ("paris", "dublin"), (), datetime.now(UTC))
+    told = [one.text for one in explain(systems, systems.estate.service_by_name["gamma"], readiness)]
+    assert any("ada opened it: the same." in one for one in told), told
     world.envoy.kill()
     world.envoy.gateway.initialise()
     world.envoy.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from ninelives.breaker.control import last_change
 from ninelives.estate import Mode, Service
 from ninelives.ports import GatewayState, Record, Systems
 from ninelives.recovery.licences import licence_status
@@ -23,6 +24,7 @@ def explain(systems: Systems, service: Service, readiness: ServiceReadiness) -> 
     state = systems.gateway().state()
     return [
         *_where(systems, service, state),
+        *_broken(systems, service, state),
         *_closed(systems, service, state),
         *_licensed(systems, service),
         *_loss(systems, service, state, readiness),
@@ -79,6 +81,22 @@ def _why_moved(systems: Systems, service: Service, move: Record) -> list[Sentenc
         told.append(Sentence(text, verdict["evidence"]))
     told += [Sentence(f"It was moved although {warning}.", move.seq) for warning in facts.get("warnings", ())]
     return told
+
+
+def _broken(systems: Systems, service: Service, state: GatewayState) -> list[Sentence]:
+    if service.name not in state.open_breakers:
+        return []
+    answer = "the fallback answers" if service.fallback else "users get errors"
+    change = last_change(systems, service.name)
+    if change is None or change.facts["state"] != "open":
+        return [Sentence(f"Its breaker is open: no replica is asked, and {answer}.")]
+    facts = change.facts
+    return [
+        Sentence(
+            f"Its breaker is open: no replica is asked, and {answer}. {facts['by']} opened it: {facts['reason']}.",
+            change.seq,
+        )
+    ]
 
 
 def _closed(systems: Systems, service: Service, state: GatewayState) -> list[Sentence]:
