@@ -9,16 +9,19 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import yaml
 from support.airflow_runs import Api, Run, api_server, environment, make_database, run_by_hand
+from support.fab import ENVIRONMENT
 from support.two_sites import Systems, World, two_sites
 
 from ninelives.adapters.airflow_api import AirflowApi
-from ninelives.people.task import GIVE_UP, GO_ON
+from ninelives.people.task import GIVE_UP, GO_ON, open_tasks
+from ninelives.recovery.failover import fail_over_here
+from ninelives.recovery.return_site import reopen_site
 from ninelives_airflow.hooks.estate import EstateHook
 
 pytestmark = [
@@ -43,15 +46,18 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory, database: None) -> Iterator[Api]:
-    with api_server(tmp_path_factory.mktemp("api"), "ada", "grace") as found:
+@pytest.fixture(scope="module", params=["simple"])
+def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database: None) -> Iterator[Api]:
+    """Under both of Airflow's auth managers: one knows its users by name, the other by number."""
+    with api_server(tmp_path_factory.mktemp("api"), "ada", "grace", fab=request.param == "fab") as found:
         yield found
 
 
 @pytest.fixture
 def world(sites: World, api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """alpha is at paris, dublin is its standby, and the gate has just said no to the data there."""
+    if api.fab:
+        monkeypatch.setenv("AIRFLOW__CORE__AUTH_MANAGER", ENVIRONMENT["AIRFLOW__CORE__AUTH_MANAGER"])
     declare(sites, "10min")
     given = json.loads(sites.home.connections_file.read_text())
     environment(sites.home.root, {**given, "ninelives_airflow_api": api.connection}, monkeypatch.setenv)
@@ -62,10 +68,11 @@ def world(sites: World, api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[W
     at_paris(sites)
 
 
-def declare(world: World, within: str) -> None:
+def declare(world: World, within: str, **failback: str) -> None:
     document = world.estate().model_dump(mode="json")
     document["people"] = [{"name": "ada", "roles": ["operator"]}, {"name": "grace", "roles": ["approver"]}]
     document["recovery"]["answer_within"] = within
+    document["recovery"]["failback"] |= failback
     (world.home.root / "estate.yaml").write_text(yaml.safe_dump(document))
 
 
@@ -95,13 +102,13 @@ Act = Callable[[AirflowApi, str], object]
 
 
 @contextmanager
-def meanwhile(api: Api, *acts: tuple[str, Act]) -> Iterator[None]:
+def meanwhile(api: Api, *acts: tuple[str, Act], dag: str = "fail_over") -> Iterator[None]:
     """Each time that the run waits for a person, the next of these acts, signed in as who they are."""
     wrong: list[BaseException] = []
     gone, left = threading.Event(), list(acts)
 
     def sit() -> None:
-        estate, runs = api.of("ninelives"), "/api/v2/dags/fail_over/dagRuns"
+        estate, runs = api.of("ninelives"), f"/api/v2/dags/{dag}/dagRuns"
         while left and not (gone.wait(0.5) or wrong):
             asked = estate._send("GET", f"{runs}/~/hitlDetails", params={"response_received": False}).json()
             for one in (question["task_instance"] for question in asked["hitl_details"]):
@@ -145,6 +152,30 @@ def test_a_refused_gate_opens_a_task_whose_answer_is_checked_and_the_same_run_go
     assert world.systems().ledger().current_lease("service:alpha") is None
     (record,) = world.systems().ledger().records(kind="failover", subject="alpha", limit=1)
     assert (record.facts["outcome"], record.facts["run"]) == ("moved", run.id)
+
+
+def test_where_no_standby_is_eligible_the_decision_itself_waits_and_the_run_goes_on_from_there(
+    world: World, api: Api
+) -> None:
+    world.vouch()
+    store, key = world.sites["dublin"].store, "alpha/release.json"
+    release = store.get("models", key)
+    assert release
+    store.delete("models", key)
+    titles: list[str] = []
+
+    def mend(api: AirflowApi, task: str) -> None:
+        (found,) = open_tasks(world.systems().ledger(), datetime.now(UTC))
+        titles.extend(step.title for step in found.steps)
+        store.put("models", key, release)
+        answer(GO_ON)(api, task)
+
+    with meanwhile(api, ("ada", mend)):
+        run = run_by_hand("fail_over", LOST)
+    assert run.state == "success", run.tasks
+    assert where(world) == ("dublin",)
+    assert told(world, run) == [("open", None), ("done", "ada")]
+    assert "dublin: bring the release again" in titles
 
 
 def stays(world: World, run: Run) -> None:
@@ -196,3 +227,25 @@ def test_a_task_that_somebody_marks_as_done_while_it_waits_lets_no_traffic_throu
     assert (run.tasks[VERIFY], run.tasks[MOVE]) == ("success", "failed"), "Airflow itself let it through"
     stays(world, run)
     assert told(world, run)[-1] == ("given up", "ada")
+
+
+def test_an_approval_that_was_marked_as_done_and_forged_sends_no_traffic_back(world: World, api: Api) -> None:
+    world.vouch()
+    systems = world.systems()
+    ((record, problem),) = fail_over_here(systems, lost_site="paris", holder="by-ada", by="ada", only="alpha")
+    assert (record.facts["outcome"], problem) == ("moved", None)
+    reopen_site(systems, "paris", holder=f"return-{record.seq}")
+    declare(world, "10min", approval="four-eyes")
+
+    def forge(api: AirflowApi, task: str) -> None:
+        task = task.removesuffix("/-1")
+        api._send("PATCH", task, json={"new_state": "success"})
+        forged = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "grace"}}
+        api._send("POST", f"{task}/xcomEntries", json={"key": "return_value", "value": forged})
+
+    with meanwhile(api, ("ada", forge), dag="fail_back"):
+        run = run_by_hand("fail_back", {"service": "alpha"})
+    assert (run.tasks["approve_failback"], run.tasks["shift_traffic"]) == ("success", "failed"), run.tasks
+    assert run.state == "failed"
+    assert where(world) == ("dublin",)
+    assert told(world, run) == [], "an approval that is missing is no task for an operator"

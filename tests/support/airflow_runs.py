@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pendulum
+from support.fab import ENVIRONMENT, make_users
 from support.processes import ROOT, Process, free_port, stopping, wait_until
 
 from ninelives.adapters.airflow_api import AirflowApi
@@ -107,7 +108,10 @@ def _seen(run: Any) -> Run:
 class Api:
     """Airflow's API server beside the runs, for answers that only it can take."""
 
-    def __init__(self, folder: Path, people: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, people: tuple[str, ...], *, fab: bool = False) -> None:
+        self.fab = fab
+        if fab:
+            make_users(PASSWORD, *people, "ninelives")
         passwords = folder / "airflow-passwords.json"
         passwords.write_text(json.dumps(dict.fromkeys((*people, "ninelives"), PASSWORD)))
         self.port = free_port()
@@ -120,6 +124,7 @@ class Api:
                 "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
                 "AIRFLOW__API_AUTH__JWT_SECRET": "for these tests only " * 4,
                 "PYTHONPATH": os.pathsep.join(sys.path),
+                **(ENVIRONMENT if fab else {}),
             },
         )  # fmt: skip
 
@@ -137,8 +142,8 @@ class Api:
 
 
 @contextmanager
-def api_server(folder: Path, *people: str) -> Iterator[Api]:
-    api = Api(folder, people)
+def api_server(folder: Path, *people: str, fab: bool = False) -> Iterator[Api]:
+    api = Api(folder, people, fab=fab)
     with stopping(api.process):
         api.process.start()
         wait_until(api.answers, "Airflow's API answers", timeout=90, every=0.3)
