@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.promotion import MODEL, Memory, killed_after, release_of
 
-from ninelives.errors import Refused
+from ninelives.adapters.model_signing import ModelSigner, make_keys
+from ninelives.errors import Corrupted, Refused
+from ninelives.estate.model import Vault
 from ninelives.releases import promotion
 from ninelives.releases.canary import Decision
 from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, of_run, read
-from ninelives.releases.promotion import begin, promote, retire, roll_back
+from ninelives.releases.promotion import begin, promote, retire, roll_back, scan_artefact
 from ninelives.releases.publish import newest_golden_version, read_release, stage
+from ninelives.releases.staging import stage_file
 from ninelives.releases.status import release_history, release_status
 
 
@@ -224,3 +227,18 @@ def test_status_says_when_ledger_gateway_stores_or_registry_disagree_and_when_a_
     assert "the ledger says version 2, the registry's champion is 1" in wrong
     (then,) = release_history(systems, MODEL, now)
     assert (then["shares"], then["decided_by"]) == ({"2": 100}, "ada")
+
+
+def test_an_estate_with_a_key_lets_in_only_what_that_key_has_signed(tmp_path: Path) -> None:
+    systems: Any = Memory(tmp_path)
+    systems.estate = systems.estate.model_copy(update={"vault": Vault(site="reykjavik", keeper="ada")})
+    signer = ModelSigner(*make_keys())
+    systems.signer = lambda: signer
+    plan = begin(systems, MODEL, "2", by="ada")
+    with pytest.raises(Refused, match="is not signed"):
+        scan_artefact(systems, plan)
+    stage_file(systems, MODEL, "2", systems.two[1], data_version="none")
+    assert scan_artefact(systems, plan)["signed"]
+    systems.signer = lambda: ModelSigner(*make_keys())
+    with pytest.raises(Corrupted, match="not signed with the estate's key"):
+        scan_artefact(systems, plan)
