@@ -23,6 +23,7 @@ from ninelives.estate import Approval, Service
 from ninelives.estate.model import Hardware
 from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
+from ninelives.interfaces import compare, signature_of
 from ninelives.ports import Answer, ObjectStore, Record, Replica, Systems, VersionSplit
 from ninelives.releases.canary import Decision, Judge, judged, look, metrics_of
 from ninelives.releases.golden import answers_match
@@ -125,17 +126,25 @@ def _old_release(systems: Systems, plan: Plan) -> Release:
 
 
 def check_interface(systems: Systems, plan: Plan) -> dict[str, Any]:
-    """What callers send and read must stay; raises ``Refused`` naming each field."""
+    """What callers send and read must stay; raises ``Refused`` naming each field, and who relies on it.
+
+    Where the estate declares nobody who calls the service, somebody may rely on everything that the old version has.
+    """
     release, new = candidate(systems, plan)
     if reasons := scan(new):
         raise Refused("interface", reasons)
     consumers = [one for one in systems.estate.consumers if one.service == plan.service]
     if consumers and (named := interfaces.compare(interfaces.signature_of(new), consumers)):
         raise Refused("interface", [str(one) for one in named])
-    old = _old_release(systems, plan)
-    if breaks := interface_breaks(_object(systems.store(plan_site(systems, plan)), old), new):
+    consumers = [one for one in systems.estate.consumers if one.service == plan.service]
+    if consumers:
+        breaks = [str(one) for one in compare(signature_of(new), consumers)]
+    else:
+        old = _old_release(systems, plan)
+        breaks = interface_breaks(_object(systems.store(plan_site(systems, plan)), old), new)
+    if breaks:
         raise Refused("interface", breaks)
-    return {"digest": release.digest}
+    return {"digest": release.digest, "consumers": [one.name for one in consumers]}
 
 
 def check_hardware(systems: Systems, plan: Plan) -> dict[str, Any]:
@@ -143,16 +152,9 @@ def check_hardware(systems: Systems, plan: Plan) -> dict[str, Any]:
     service = systems.estate.service_by_name[plan.service]
     if service.release.hardware is Hardware.CPU:
         return {"hardware": "cpu", "looked_at": False}
-    accelerators = getattr(systems, "accelerators", None)
-    if accelerators is None:
-        raise Refused(
-            "hardware",
-            ["nothing here can look at accelerators; say release.hardware: cpu where the model needs none"],
-        )
-    report = accelerators().check(service.model)
-    if not report.allowed:
-        raise Refused("hardware", [str(finding) for finding in report.findings])
-    return {"hardware": "accelerator", "looked_at": True}
+    raise Refused(
+        "hardware", ["nothing here can look at accelerators; say release.hardware: cpu where the model needs none"]
+    )
 
 
 def scan_artefact(systems: Systems, plan: Plan) -> dict[str, Any]:

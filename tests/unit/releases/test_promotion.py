@@ -13,6 +13,7 @@ from support.promotion import MODEL, Memory, killed_after, release_of
 from ninelives.adapters.model_signing import ModelSigner, make_keys
 from ninelives.errors import Corrupted, Refused
 from ninelives.estate.model import Vault
+from ninelives.estate.outside import Consumer
 from ninelives.releases import promotion
 from ninelives.releases.canary import Decision
 from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, of_run, read
@@ -114,6 +115,22 @@ def test_what_is_staged_must_be_what_the_registry_says(tmp_path: Path) -> None:
     record = run(systems)
     assert record.facts["outcome"] == "rolled back"
     assert "staged is another" in record.facts["why"]
+
+
+def test_whoever_relies_on_what_the_new_version_does_not_have_is_named(tmp_path: Path) -> None:
+    systems: Any = Memory(tmp_path)
+    shop = Consumer.model_validate(
+        {"name": "shop", "service": MODEL, "contact": "shop@example.org", "sends": {"a": "FP32", "b": "INT64", "tag": "BYTES"},
+         "reads": {"total": "FP32", "delay": "FP32"}}
+    )  # fmt: skip
+    systems.estate = systems.estate.model_copy(update={"consumers": (shop,)})
+    assert "shop: delay is read, and the new version does not give it" in run(systems).facts["why"]
+
+
+def test_without_a_look_at_accelerators_only_a_model_that_needs_none_comes_in(tmp_path: Path) -> None:
+    record = run(Memory(tmp_path, {"hardware": "accelerator"}))
+    assert record.facts["outcome"] == "rolled back"
+    assert "nothing here can look at accelerators" in record.facts["why"]
 
 
 def test_a_refused_approval_moves_nothing(tmp_path: Path) -> None:
