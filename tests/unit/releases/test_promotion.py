@@ -13,7 +13,7 @@ from support.promotion import MODEL, Memory, killed_after, release_of
 from ninelives.adapters.model_signing import ModelSigner, make_keys
 from ninelives.errors import Corrupted, Refused
 from ninelives.estate.model import Vault
-from ninelives.estate.outside import Consumer
+from ninelives.estate.outside import Consumer, Datatype
 from ninelives.releases import promotion
 from ninelives.releases.canary import Decision
 from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, of_run, read
@@ -119,10 +119,13 @@ def test_what_is_staged_must_be_what_the_registry_says(tmp_path: Path) -> None:
 
 def test_whoever_relies_on_what_the_new_version_does_not_have_is_named(tmp_path: Path) -> None:
     systems: Any = Memory(tmp_path)
-    shop = Consumer.model_validate(
-        {"name": "shop", "service": MODEL, "contact": "shop@example.org", "sends": {"a": "FP32", "b": "INT64", "tag": "BYTES"},
-         "reads": {"total": "FP32", "delay": "FP32"}}
-    )  # fmt: skip
+    shop = Consumer(
+        name="shop",
+        service=MODEL,
+        contact="shop@example.org",
+        sends={"a": Datatype.FP32, "b": Datatype.INT64, "tag": Datatype.BYTES},
+        reads={"total": Datatype.FP32, "delay": Datatype.FP32},
+    )
     systems.estate = systems.estate.model_copy(update={"consumers": (shop,)})
     assert "shop: delay is read, and the new version does not give it" in run(systems).facts["why"]
 
