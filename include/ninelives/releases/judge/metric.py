@@ -95,7 +95,10 @@ def metrics_of(document: Any, name: str = "metrics") -> list[Metric]:
     try:
         metrics = _METRICS.validate_python(document)
     except ValidationError as error:
-        problems = [EstateProblem(name, 0, _place(one["loc"]), one["msg"].replace("tuple", "list")) for one in error.errors()[:20]]
+        problems = [
+            EstateProblem(name, 0, _place(one["loc"]), one["msg"].replace("tuple", "list"))
+            for one in error.errors()[:20]
+        ]
         raise EstateError(problems) from error
     names = [one.name for one in metrics]
     doubles = sorted({one for one in names if names.count(one) > 1})
