@@ -17,7 +17,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ninelives import interfaces
 from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
 from ninelives.estate import Approval, Service
 from ninelives.estate.model import Hardware
@@ -133,9 +132,6 @@ def check_interface(systems: Systems, plan: Plan) -> dict[str, Any]:
     release, new = candidate(systems, plan)
     if reasons := scan(new):
         raise Refused("interface", reasons)
-    consumers = [one for one in systems.estate.consumers if one.service == plan.service]
-    if consumers and (named := interfaces.compare(interfaces.signature_of(new), consumers)):
-        raise Refused("interface", [str(one) for one in named])
     consumers = [one for one in systems.estate.consumers if one.service == plan.service]
     if consumers:
         breaks = [str(one) for one in compare(signature_of(new), consumers)]
