@@ -1,6 +1,6 @@
 """Whose requests count: users' always, and what drills and probes send never as theirs.
 
-The gateway writes one line for each request, with the header ``x-ninelives-traffic``, which no user's has.
+The gateway writes one line for each request, with the header ``ninelives-traffic``, which no user's has.
 """
 
 from __future__ import annotations

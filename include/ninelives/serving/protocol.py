@@ -22,8 +22,11 @@ ARM_HEADER = "x-ninelives-arm"
 """Of a request, set by the gateway: ``stable``, ``canary``, ``shadow`` or ``beside``."""
 CLASS_HEADER = "x-ninelives-class"
 """Of a request, set by whoever sends it: ``inference``, or ``batch``, which gives way to users."""
-TRAFFIC_HEADER = "x-ninelives-traffic"
-"""Of a request that no user sent: ``probe``, or ``drill`` while something is broken on purpose."""
+TRAFFIC_HEADER = "ninelives-traffic"
+"""Of a request that no user sent: ``probe``, or ``drill`` while something is broken on purpose.
+
+Not ``x-ninelives-*``, which the gateway takes out of requests before it writes its log.
+"""
 ATTEMPT_HEADER = "x-envoy-attempt-count"
 
 MAX_BODY_BYTES = 1 << 20
