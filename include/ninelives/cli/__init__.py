@@ -24,6 +24,7 @@ from ninelives.cli import (
     licence,
     playbook,
     prober,
+    provider,
     readiness,
     reconcile,
     recover,
@@ -58,6 +59,7 @@ app.add_typer(recover.app, name="recover", help="What a person starts by hand: f
 app.add_typer(release.app, name="release", help="Versions on their way into service, and the judge of canaries.")
 app.add_typer(automation.app, name="automation", help="What acts by itself, and the people who may stop it.")
 app.add_typer(licence.app, name="licence", help="What vendors license: seats, terms and grace.")
+app.add_typer(provider.app, name="provider", help="Providers of data: when to drill them, feeds replayed.")
 app.add_typer(playbook.app, name="playbook", help="What a person does for a service, generated and kept fresh.")
 app.command()(readiness.readiness)
 app.command()(readiness.why)

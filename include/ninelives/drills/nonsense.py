@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from ninelives.drills.scenario import Drill
 from ninelives.errors import Refused
-from ninelives.estate.model import Estate
 from ninelives.estate.streams import Format, Source, Stream
 from ninelives.injections import Planted, find_injection
 from ninelives.ports import Systems
 from ninelives.replication.manifest import BUCKET
+from ninelives.streams.alone import WithStream
 from ninelives.streams.ingest import ingest, waiting
 from ninelives.streams.landing import data_key, position
 from ninelives.streams.sift import declared_schema
@@ -70,7 +70,7 @@ def land_nonsense(systems: Systems, drill: Drill) -> Mapping[str, Any]:
     own = declared.model_copy(update={"name": name, "source": source})
     injection = find_injection(systems.home, drill.id)
     (planted,) = [one for one in injection.faults if isinstance(one, Planted)] if injection else []
-    only = cast(Systems, _WithStream(systems, own))
+    only = cast(Systems, WithStream(systems, own))
     done = ingest(only, name, holder=f"drill {drill.id}")
     reasons: dict[str, int] = {}
     for part in waiting(only, name):
@@ -86,18 +86,6 @@ def land_nonsense(systems: Systems, drill: Drill) -> Mapping[str, Any]:
         "landed": landed,
         "reasons": reasons,
     }
-
-
-class _WithStream:
-    """``Systems`` whose estate declares one stream alone; all else is the real one."""
-
-    def __init__(self, systems: Systems, stream: Stream) -> None:
-        self._systems = systems
-        parts = {name: getattr(systems.estate, name) for name in Estate.model_fields}
-        self.estate = Estate.model_construct(**{**parts, "streams": (stream,)})
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._systems, name)
 
 
 def _rows(systems: Systems, stream: Stream, name: str) -> int:

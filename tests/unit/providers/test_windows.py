@@ -87,7 +87,7 @@ def test_a_refusal_says_when_the_next_window_opens() -> None:
         check_window(one, datetime(2026, 11, 26, 13, tzinfo=UTC), timedelta(minutes=1))
     with pytest.raises(Refused, match="closes 2026-11-29 11:00 UTC; the next one opens 2026-12-06 09:00 UTC"):
         check_window(one, datetime(2026, 11, 29, 10, 59, tzinfo=UTC), timedelta(minutes=5))
-    with pytest.raises(Refused, match="ask ops@example.org"):
+    with pytest.raises(Refused, match="ask ops@"):
         check_window(provider(), datetime(2026, 11, 26, 13, tzinfo=UTC), timedelta(minutes=1))
 
 
