@@ -31,6 +31,8 @@ pytestmark = [
 VERIFY, WARM, MOVE, JUDGE = (
     f"fail_over_service.{step}[0]" for step in ("verify_data", "warm_up_standby", "move_traffic", "judge_failover")
 )
+ONCE = pytest.mark.parametrize("api", ["simple"], indirect=True)
+"""What does not depend on who answers needs one auth manager."""
 TTL = timedelta(minutes=1)
 LOST = {"site": "paris", "service": "alpha"}
 
@@ -46,7 +48,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
 
 
-@pytest.fixture(scope="module", params=["simple"])
+@pytest.fixture(scope="module", params=["simple", "fab"])
 def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database: None) -> Iterator[Api]:
     """Under both of Airflow's auth managers: one knows its users by name, the other by number."""
     with api_server(tmp_path_factory.mktemp("api"), "ada", "grace", fab=request.param == "fab") as found:
@@ -134,6 +136,7 @@ def answer(choice: str) -> Act:
     return lambda api, task: api._send("PATCH", f"{task}/hitlDetails", json=body)
 
 
+@ONCE
 def test_a_refused_gate_opens_a_task_whose_answer_is_checked_and_the_same_run_goes_on(world: World, api: Api) -> None:
     held: list[Any] = []
 
@@ -154,6 +157,7 @@ def test_a_refused_gate_opens_a_task_whose_answer_is_checked_and_the_same_run_go
     assert (record.facts["outcome"], record.facts["run"]) == ("moved", run.id)
 
 
+@ONCE
 def test_where_no_standby_is_eligible_the_decision_itself_waits_and_the_run_goes_on_from_there(
     world: World, api: Api
 ) -> None:
@@ -190,6 +194,7 @@ def test_who_gives_up_ends_the_run_as_failed(world: World, api: Api) -> None:
     assert told(world, run) == [("open", None), ("given up", "ada")]
 
 
+@ONCE
 def test_nobody_answers_and_airflows_own_sweep_ends_it_as_failed(world: World) -> None:
     declare(world, "1s")
     gone = threading.Event()
