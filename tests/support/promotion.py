@@ -159,6 +159,8 @@ class MemoryGateway:
     def __init__(self, fuse: Fuse) -> None:
         self.fuse = fuse
         self._state = GatewayState({MODEL: ("paris",)}, frozenset(), {})
+        self.used: VersionSplit | None = None
+        """What it really does: its state is written first."""
 
     def state(self) -> GatewayState:
         return self._state
@@ -167,6 +169,8 @@ class MemoryGateway:
         self.fuse.step()
         versions = {MODEL: split} if split else {}
         self._state = replace(self._state, versions=versions)
+        self.fuse.step()
+        self.used = split
         self.fuse.step()
 
 
@@ -247,7 +251,7 @@ class Memory:
 
         def ask(rows: Sequence[Features]) -> Answer:
             replica = self._replicas["paris"][0]
-            split = self._gateway.state().versions.get(MODEL)
+            split = self._gateway.used
             wanted = [version for version, share in (split.shares if split else {}).items() if share]
             if not wanted:
                 return replica.infer(MODEL, rows)
@@ -257,7 +261,7 @@ class Memory:
 
     def answering(self) -> set[str]:
         """Versions that some request may be answered with now, the gateway and every replica taken together."""
-        split = self._gateway.state().versions.get(MODEL)
+        split = self._gateway.used
         if split is None:
             return {one.served.version for site in self._replicas.values() for one in site if one.served}
         return {version for version, share in split.shares.items() if share}

@@ -57,7 +57,7 @@ def agree(systems: Memory) -> None:
     if not journals:
         return
     journal = journals[-1]
-    gateway = systems.gateway().state().versions.get(MODEL)
+    gateway = systems.gateway().used
     now = {version: share for version, share in gateway.shares.items() if share} if gateway else None
     if now is not None:
         assert now in [dict(one) for one in journal.shares]
