@@ -14,6 +14,7 @@ from ninelives.estate.check import Finding, find_contradictions
 from ninelives.estate.document import MAX_PROBLEMS, Document, Loc, format_path, read_document
 from ninelives.estate.explain import explain
 from ninelives.estate.model import Dataset, DrillPolicy, Estate, Licence, Model, Person, Service, Site, Table
+from ninelives.estate.outside import Consumer, Provider
 from ninelives.estate.streams import Stream
 
 _ITEMS: dict[str, type[BaseModel]] = {
@@ -25,6 +26,8 @@ _ITEMS: dict[str, type[BaseModel]] = {
     "streams": Stream,
     "tables": Table,
     "licences": Licence,
+    "providers": Provider,
+    "consumers": Consumer,
 }
 
 
