@@ -825,6 +825,63 @@ class Rebuilder(Protocol):
         ...
 
 
+# --- accelerators ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Why a value could not be read; never to be taken for a good one."""
+
+    why: str
+    lost: bool = False
+    """The device or its driver is gone, rather than unable to answer this question."""
+
+
+@dataclass(frozen=True)
+class Xid:
+    """One error that NVIDIA's driver reported."""
+
+    code: int
+    device: str
+    """UUID, or the PCI address that the kernel's log has."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator and what it says of itself; a value that could not be read is ``Unread``."""
+
+    uuid: str
+    name: str
+    readings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at the accelerators of this machine found."""
+
+    devices: tuple[Device, ...] = ()
+    readings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the machine: ``driver``, ``cuda``, ``xid_events``, ``xid_log``."""
+    absent: str | None = None
+    """Why nothing could be looked at, where the library is not there at all."""
+    broken: str | None = None
+    """What the library said instead of starting."""
+
+
+class Accelerators(Protocol):
+    """Looks at this machine's accelerators; raises nothing for what is missing or broken, that is its finding.
+
+    A package of one's own adds another kind by an entry point in the group ``ninelives.accelerators``: a class that is
+    made without arguments.
+    """
+
+    kind: str
+    """``nvidia``, ``cpu``, or what the entry point is called."""
+
+    def look(self) -> Look: ...
+
+
 class Systems(Protocol):
     """An estate together with the real systems behind it; nothing is contacted before it is used."""
 

@@ -10,6 +10,7 @@ import sys
 import typer
 
 from ninelives.cli import (
+    accelerators,
     access,
     automation,
     backfill,
@@ -46,6 +47,7 @@ app.add_typer(data.app, name="data", help="The exact data behind each model: lis
 app.add_typer(stack.app, name="stack", help="The local estate: real processes on this machine.")
 app.add_typer(replicate.app, name="replicate", help="Verified copies of data and models at other sites.")
 app.add_typer(reconcile.app, name="reconcile", help="Sites that lived apart: merged, and what a person decides.")
+app.add_typer(accelerators.app, name="accelerators", help="Whether this machine's accelerators may serve.")
 app.add_typer(access.app, name="access", help="Who may read and write what: declared, and as it is.")
 app.add_typer(estate.app, name="estate", help="The declared estate.")
 app.add_typer(prober.app, name="prober", help="Golden requests on a fixed schedule: what users get.")
