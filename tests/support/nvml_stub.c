@@ -1,0 +1,161 @@
+/* A stand-in for libnvidia-ml.so.1, in NVML's own ABI, for the real pynvml: what a device answers is read anew at each
+ * call from the text file that NVML_STUB names, one `name=value` a line, so that faults can begin while it is used.
+ * `err.FUNCTION=N` lets that function return N. Without the file all is well. It proves what we make of NVML's answers;
+ * it says nothing about a driver. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef int ret;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef void *dev;
+
+static int given_xids;
+
+static int text(const char *name, char *into, int size) {
+    const char *path = getenv("NVML_STUB");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    char line[512];
+    int found = 0;
+    if (!file) return 0;
+    while (fgets(line, sizeof line, file)) {
+        char *equals = strchr(line, '=');
+        if (!equals) continue;
+        *equals = 0;
+        if (strcmp(line, name)) continue;
+        snprintf(into, size, "%s", equals + 1);
+        into[strcspn(into, "\n")] = 0;
+        found = 1;
+    }
+    fclose(file);
+    return found;
+}
+
+static long long num(const char *name, long long otherwise) {
+    char value[256];
+    return text(name, value, sizeof value) ? atoll(value) : otherwise;
+}
+
+static ret err(const char *function) {
+    char name[256];
+    snprintf(name, sizeof name, "err.%s", function);
+    return (ret)num(name, num("lost", 0) && strncmp(function, "nvmlDevice", 10) == 0 &&
+                    strncmp(function, "nvmlDeviceGetHandle", 19) && strncmp(function, "nvmlDeviceGetCount", 18)
+                    ? 15 : 0);
+}
+
+#define START do { ret code = err(__func__); if (code) return code; } while (0)
+#define ONE(function, name, otherwise) \
+    ret function(dev d, u32 *value) { START; *value = (u32)num(name, otherwise); return 0; }
+#define TWO(function, first, second, otherwise) \
+    ret function(dev d, u32 *a, u32 *b) { START; *a = (u32)num(first, otherwise); *b = (u32)num(second, otherwise); return 0; }
+
+ret nvmlInitWithFlags(u32 flags) { START; return 0; }
+ret nvmlInit_v2(void) { START; return 0; }
+ret nvmlShutdown(void) { return 0; }
+ret nvmlSystemGetDriverVersion(char *into, u32 size) {
+    START;
+    if (!text("driver", into, size)) snprintf(into, size, "580.95.05");
+    return 0;
+}
+ret nvmlSystemGetCudaDriverVersion(int *value) { START; *value = (int)num("cuda", 13000); return 0; }
+ret nvmlSystemGetCudaDriverVersion_v2(int *value) { START; *value = (int)num("cuda", 13000); return 0; }
+ret nvmlDeviceGetCount_v2(u32 *value) { START; *value = (u32)num("count", 1); return 0; }
+ret nvmlDeviceGetHandleByIndex_v2(u32 index, dev *d) { START; *d = (dev)(size_t)(index + 1); return 0; }
+ret nvmlDeviceGetUUID(dev d, char *into, u32 size) { START; snprintf(into, size, "GPU-stub-%d", (int)(size_t)d - 1); return 0; }
+ret nvmlDeviceGetName(dev d, char *into, u32 size) { START; snprintf(into, size, "Stub"); return 0; }
+TWO(nvmlDeviceGetEccMode, "ecc", "ecc_pending", 1)
+TWO(nvmlDeviceGetMigMode, "mig", "mig_pending", 0)
+ret nvmlDeviceGetTotalEccErrors(dev d, u32 type, u32 counter, u64 *value) {
+    START;
+    *value = (u64)num(counter ? "ecc_aggregate" : "ecc_volatile", 0);
+    return 0;
+}
+ret nvmlDeviceGetRemappedRows(dev d, u32 *cor, u32 *unc, u32 *pending, u32 *failed) {
+    START;
+    *cor = (u32)num("remap_cor", 0), *unc = (u32)num("remap_unc", 0);
+    *pending = (u32)num("remap_pending", 0), *failed = (u32)num("remap_failed", 0);
+    return 0;
+}
+typedef struct { u32 max, high, partial, low, none; } histogram;
+ret nvmlDeviceGetRowRemapperHistogram(dev d, histogram *h) {
+    START;
+    memset(h, 0, sizeof *h);
+    h->max = 640, h->none = (u32)num("banks_none", 0);
+    return 0;
+}
+typedef struct {
+    u32 version;
+    u64 agg_parity, agg_secded, agg_cor, vol_parity, vol_secded, vol_cor, l2, sm, mcu, pcie, other;
+    u32 exceeded;
+} sram;
+ret nvmlDeviceGetSramEccErrorStatus(dev d, sram *s) { START; s->exceeded = (u32)num("sram", 0); return 0; }
+ONE(nvmlDeviceGetRetiredPagesPendingStatus, "retired", 0)
+ret nvmlDeviceGetCurrentClocksEventReasons(dev d, u64 *value) { START; *value = (u64)num("throttle", 1); return 0; }
+ret nvmlDeviceGetTemperature(dev d, u32 sensor, u32 *value) { START; *value = (u32)num("temperature", 40); return 0; }
+ret nvmlDeviceGetTemperatureThreshold(dev d, u32 kind, u32 *value) { START; *value = 90; return 0; }
+ONE(nvmlDeviceGetCurrPcieLinkWidth, "pcie", 16)
+ONE(nvmlDeviceGetMaxPcieLinkWidth, "pcie_max", 16)
+ONE(nvmlDeviceGetPcieReplayCounter, "replays", 0)
+ret nvmlDeviceGetNvLinkState(dev d, u32 link, u32 *value) {
+    START;
+    if (link >= num("nvlinks", 4)) return 2;
+    *value = link >= num("nvlinks_down", 0);
+    return 0;
+}
+ret nvmlDeviceValidateInforom(dev d) { START; return 0; }
+ret nvmlDeviceGetCudaComputeCapability(dev d, int *major, int *minor) { START; *major = 9, *minor = 0; return 0; }
+typedef struct { u32 version; u64 total, reserved, free, used; } memory;
+ret nvmlDeviceGetMemoryInfo_v2(dev d, memory *m) {
+    START;
+    m->total = 80ull << 30, m->reserved = 1ull << 29, m->free = (u64)num("free_gib", 79) << 30;
+    m->used = m->total - m->free;
+    return 0;
+}
+typedef struct { u32 pid; u64 used; u32 gpu, compute; } process;
+ret nvmlDeviceGetComputeRunningProcesses_v3(dev d, u32 *count, process *into) {
+    START;
+    u32 pid = (u32)num("pid", 0), room = *count;
+    *count = pid ? 1 : 0;
+    if (!pid) return 0;
+    if (room < 1 || !into) return 7;
+    memset(into, 0, sizeof *into);
+    into->pid = pid;
+    return 0;
+}
+typedef struct {
+    u32 field, scope;
+    long long timestamp, latency;
+    int type;
+    ret code;
+    union { double d; u32 u; u64 all; } value;
+} field;
+ret nvmlDeviceGetFieldValues(dev d, int count, field *values) {
+    START;
+    for (int i = 0; i < count; i++) {
+        values[i].code = values[i].field == 230 ? (ret)num("err.field", 0) : 3;
+        values[i].type = 1;
+        values[i].value.u = (u32)num("recovery", 0);
+    }
+    return 0;
+}
+typedef struct { dev device; u64 type, data; u32 gpu, compute; } event;
+ret nvmlEventSetCreate(void **set) { START; *set = (void *)1; given_xids = 0; return 0; }
+ret nvmlDeviceRegisterEvents(dev d, u64 types, void *set) { START; return 0; }
+ret nvmlEventSetWait_v2(void *set, event *e, u32 milliseconds) {
+    START;
+    char list[256];
+    char *at = list;
+    if (!text("xids", list, sizeof list)) return 10;
+    for (int skip = given_xids; skip && at; skip--) {
+        at = strchr(at, ',');
+        if (at) at++;
+    }
+    if (!at || !*at) return 10;
+    given_xids++;
+    memset(e, 0, sizeof *e);
+    e->device = (dev)1, e->type = 8, e->data = strtoull(at, NULL, 10);
+    return 0;
+}
+ret nvmlEventSetFree(void *set) { return 0; }
