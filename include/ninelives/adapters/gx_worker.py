@@ -530,8 +530,11 @@ def _register() -> None:
     if "datasource" in _classes:
         return
     import sqlalchemy as sa
+    from great_expectations.core.metric_domain_types import MetricDomainTypes
     from great_expectations.datasource.fluent.sql_datasource import SQLDatasource
     from great_expectations.execution_engine.sqlalchemy_execution_engine import SqlAlchemyExecutionEngine
+    from great_expectations.expectations.metrics.column_aggregate_metric_provider import ColumnAggregateMetricProvider
+    from great_expectations.expectations.metrics.metric_provider import metric_value
 
     class GateExecutionEngine(SqlAlchemyExecutionEngine):
         def __init__(self, *, connection_string: str, create_temp_table: bool) -> None:
@@ -544,6 +547,28 @@ def _register() -> None:
             if self._connection is None:
                 self._connection = self.engine.connect()
             yield self._connection
+
+    class GateQuantiles(ColumnAggregateMetricProvider):
+        """All quantiles of a column from one state; asked one by one, each keeps every value of the column."""
+
+        metric_name = "column.quantile_values"
+        value_keys = ("quantiles", "allow_relative_error")
+
+        @metric_value(engine=GateExecutionEngine)
+        def _gate(
+            cls,
+            execution_engine: Any,
+            metric_domain_kwargs: dict[str, Any],
+            metric_value_kwargs: dict[str, Any],
+            **_: Any,
+        ) -> list[Any]:
+            compute = execution_engine.get_compute_domain(metric_domain_kwargs, domain_type=MetricDomainTypes.COLUMN)
+            selectable, _, names = compute
+            fractions = ", ".join(repr(float(fraction)) for fraction in metric_value_kwargs["quantiles"])
+            asked = sa.func.percentile_disc(sa.literal_column(f"CAST(ARRAY[{fractions}] AS DOUBLE PRECISION[])"))
+            query = sa.select(asked.within_group(sa.column(names["column"]).asc())).select_from(selectable)
+            found = execution_engine.execute_query(query).scalar()
+            return list(found) if found is not None else [None] * len(metric_value_kwargs["quantiles"])
 
     class GateDatasource(SQLDatasource):
         type: Literal["gate"] = "gate"  # type: ignore[assignment]
