@@ -43,7 +43,7 @@ def check(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Che
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
     script, log = tmp_path / "faults", tmp_path / "kern.log"
     monkeypatch.setenv("NVML_STUB", str(script))
-    log.write_text("kernel: all is well\n")
+    log.write_text("NVRM: loading NVIDIA UNIX x86_64 Kernel Module\n")
 
     def look(*faults: str, need: Need | None = None, policy: Policy | None = None, logged: str = "") -> Report:
         script.write_text("".join(f"{one}\n" for one in faults))
@@ -171,10 +171,12 @@ def test_the_policy_overrules_the_table_of_xids(check: Check) -> None:
     assert not check("xids=13", policy=Policy(xids={13: XidGate.BLOCK})).allowed
 
 
-def test_a_log_that_is_missing_or_empty_says_nothing(tmp_path: Path) -> None:
+def test_a_log_that_is_missing_or_empty_or_a_sandboxs_own_says_nothing(tmp_path: Path) -> None:
     assert isinstance(read_log(tmp_path / "none"), Unread)
     (tmp_path / "empty").touch()
     assert isinstance(read_log(tmp_path / "empty"), Unread)
+    (tmp_path / "sandbox").write_text("6,1,0,-;Starting the sandbox\n6,2,90,-;Ready\n")
+    assert isinstance(read_log(tmp_path / "sandbox"), Unread)
 
 
 def test_every_gate_of_the_table_is_one_that_we_know() -> None:
