@@ -133,7 +133,9 @@ def by_hand(folder: Path) -> int:
     )
     query = BY_HAND.format(data=folder / "data" / "*.parquet", accounts=folder / "accounts.parquet")
     with tempfile.TemporaryDirectory() as spill:
-        done = subprocess.run([sys.executable, "-c", program, query, spill], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, query, spill], stdout=subprocess.PIPE, text=True, check=True
+        )
     return int(done.stdout)
 
 
