@@ -20,6 +20,7 @@ from ninelives.cli import (
     drill,
     estate,
     evidence,
+    experiment,
     feeder,
     gate,
     licence,
@@ -62,6 +63,7 @@ app.add_typer(release.app, name="release", help="Versions on their way into serv
 app.add_typer(automation.app, name="automation", help="What acts by itself, and the people who may stop it.")
 app.add_typer(licence.app, name="licence", help="What vendors license: seats, terms and grace.")
 app.add_typer(provider.app, name="provider", help="Providers of data: when to drill them, feeds replayed.")
+app.add_typer(experiment.app, name="experiment", help="Experiments on users: who is in, may it begin, what it shows.")
 app.add_typer(playbook.app, name="playbook", help="What a person does for a service, generated and kept fresh.")
 app.command()(readiness.readiness)
 app.command()(readiness.why)
