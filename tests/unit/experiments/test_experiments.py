@@ -227,3 +227,22 @@ def test_the_command_assigns_as_the_library_does() -> None:
     code, found = call("assign", "ada", "grace", "--name", "one", "--exposure", "20%", "--json")
     assert (code, found) == (0, {unit: assign(Experiment("one", 0.2), unit).value for unit in ("ada", "grace")})
     assert call("assign", "ada", "--name", "one", "--exposure", "60%")[0] == 2
+
+
+def test_the_command_says_whether_an_experiment_may_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = (Path(__file__).parents[3] / "include" / "estates" / "demo" / "estate.yaml").read_text()
+    declared = demo.replace("    model: late-arrival\n", "    model: late-arrival\n    capacity: 50\n")
+    (tmp_path / "estate.yaml").write_text(declared)
+    (tmp_path / "secrets").mkdir()
+    urls = {"extra": {"urls": ["http://127.0.0.1:9", "http://127.0.0.1:10"]}}
+    connections = {f"ninelives_{site}_replicas": urls for site in TWO}
+    (tmp_path / "secrets" / "connections.json").write_text(json.dumps(connections))
+    monkeypatch.setenv("NINELIVES_HOME", str(tmp_path))
+    monkeypatch.setenv("NINELIVES_ESTATE", str(tmp_path / "estate.yaml"))
+    begin = ("check", "late-arrival", "--exposure", "1%", "--peak", "100", "--stop-within", "1s", "--json")
+    code, found = call(*begin)
+    assert (code, found["may_begin"], found["reasons"]) == (0, True, [])
+    code, found = call(*begin, "--take", "paris=1")
+    assert (code, found["may_begin"], len(found["reasons"])) == (3, False, 1)
+    assert "with dublin lost, 50 requests" in found["reasons"][0]
+    assert call(*begin, "--take", "paris")[0] == 2
