@@ -229,17 +229,25 @@ def signed_in(estate: Estate, user: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
 
-def test_four_eyes_hold_against_forgery_and_an_approved_drill_of_an_active_active_service_rides_through(
-    estate: Estate,
-) -> None:
-    """The requester patches the task and forges the answer; another person approves; a second drill is refused."""
-    ready(estate)
-    systems = estate.systems
+@contextmanager
+def four_eyes(estate: Estate) -> Iterator[None]:
     policy = estate.home.root / "estate.yaml"
     declared = policy.read_text()
-    ada, grace = (AirflowApi(airflow_api(systems).url, user, estate.passwords[user]) for user in ("ada", "grace"))
     policy.write_text(declared.replace("approval: none", "approval: four-eyes"))
     try:
+        yield
+    finally:
+        policy.write_text(declared)
+
+
+def api_as(estate: Estate, user: str) -> AirflowApi:
+    return AirflowApi(airflow_api(estate.systems).url, user, estate.passwords[user])
+
+
+def test_four_eyes_hold_against_a_requester_who_patches_the_task_and_forges_the_answer(estate: Estate) -> None:
+    ready(estate)
+    systems, ada = estate.systems, api_as(estate, "ada")
+    with four_eyes(estate):
         run = start_drill(ada, scenario="site-loss", service="late-arrival", site=sites(systems)[1])
         asked(ada, run)
         with pytest.raises(Refused, match="403"):
@@ -254,12 +262,18 @@ def test_four_eyes_hold_against_forgery_and_an_approved_drill_of_an_active_activ
         assert evidence_of(systems, run)["outcome"] == "not injected"
         assert find_injection(estate.home, run) is None
 
+
+@pytest.mark.soak  # two minutes of a drill; the demo loses a site under the same service without an approval
+def test_an_approved_drill_of_an_active_active_service_rides_through_and_a_second_one_is_refused(
+    estate: Estate,
+) -> None:
+    ready(estate)
+    systems, ada, grace = estate.systems, api_as(estate, "ada"), api_as(estate, "grace")
+    with four_eyes(estate):
         approved = start_drill(ada, scenario="site-loss", service="late-arrival", site=sites(systems)[1])
         asked(ada, approved)
         grace.answer("run_drill", approved, "approve_drill", "Approve")
         injected(estate)
-    finally:
-        policy.write_text(declared)
     second = start_drill(ada, scenario="site-loss", service="late-arrival", site=sites(systems)[0])
     assert ended(ada, second) == "failed"
     assert evidence_of(systems, second)["outcome"] == "refused"
