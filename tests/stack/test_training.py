@@ -167,16 +167,18 @@ def test_a_store_that_does_not_take_the_version_is_unavailable(systems: LedgerOn
 
 
 def test_a_store_without_an_address_is_the_one_that_the_client_finds_by_itself(
-    sites: dict[str, SiteProcesses], systems: LedgerOnDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    systems: LedgerOnDisk, sites: dict[str, SiteProcesses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = sites["paris"].connections()["ninelives_paris_store"]
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", given["extra"]["endpoint_url"])  # where AWS is, for these tests
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", given["login"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", given["password"])
-    aws = Connection("ninelives_paris_store", extra={"region_name": "us-east-1"})
-    systems.store("paris").ensure_bucket(DVC_BUCKET)
-    version = keep_version(tmp_path / "dvc", aws, S3ObjectStore.from_connection(aws, "paris"), {"a": b"1"})
-    assert read_version(systems.store("paris"), version) == {"a": b"1"}
+    # A bucket of its own: what follows knows one version only.
+    aws = Connection("ninelives_paris_store", extra={"region_name": "us-east-1", "bucket_prefix": "apart-"})
+    store = S3ObjectStore.from_connection(aws, "paris")
+    store.ensure_bucket(DVC_BUCKET)
+    version = keep_version(tmp_path / "dvc", aws, store, {"a": b"1"})
+    assert read_version(store, version) == {"a": b"1"}
 
 
 def test_models_are_registered_with_data_version_metrics_and_signature(
