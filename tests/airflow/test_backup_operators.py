@@ -34,6 +34,7 @@ def act(operator: Any, world: BackedUp, run: str) -> Any:
     return operator.act(world.systems, {"run_id": run})
 
 
+@pytest.mark.soak  # a night of its own; whole runs of both DAGs are there too
 def test_a_night_of_backup_and_proof_passes_and_a_damaged_one_fails(world: BackedUp) -> None:
     made = act(BackUpEstateOperator(task_id="back_up"), world, "first")
     judge = JudgeBackupOperator(task_id="judge_backup", made=made)

@@ -43,6 +43,7 @@ def newest(site: GatedSite) -> Record:
     return site.systems().ledger().records(kind="gate", subject="flights@dublin", limit=1)[0]
 
 
+@pytest.mark.soak  # two gates and two failovers; whole runs of fail_over are there too
 def test_a_failover_waits_for_the_gate_once_and_then_looks_it_up(site: GatedSite, january: dict[str, bytes]) -> None:
     manifest = publish(site.store, january)
     first = usable_verdict(site.systems(), "flights", "dublin")
