@@ -20,7 +20,6 @@ from ninelives_airflow.operators.release import (
     JudgePromotionOperator,
     PromotionStepOperator,
     RecordPromotionOperator,
-    policy_of,
 )
 
 pytestmark = pytest.mark.airflow
@@ -94,7 +93,7 @@ def test_a_version_that_took_over_is_recorded_as_promoted_however_often(
 
 
 def test_who_must_agree_is_the_services_own_rule_or_that_of_drills(systems: Any, tmp_path: Path) -> None:
-    assert policy_of(systems.estate, "alpha") is Approval.NONE
+    assert promotion.approval_of(systems.estate, "alpha") is Approval.NONE
     (tmp_path / "other").mkdir()
     asking = Memory(tmp_path / "other", {"approval": "four-eyes"})
-    assert policy_of(asking.estate, "alpha") is Approval.FOUR_EYES
+    assert promotion.approval_of(asking.estate, "alpha") is Approval.FOUR_EYES

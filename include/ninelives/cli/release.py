@@ -67,10 +67,9 @@ def promote(
     check_name("service", service, systems.estate.service_by_name)
     if not here:
         raise typer.Exit(_in_airflow(systems, service, version, user, again, wait, as_json))
-    declared = systems.estate.service_by_name[service]
 
     def approve() -> None:
-        if approval_of(systems, declared) is not Approval.NONE:
+        if approval_of(systems.estate, service) is not Approval.NONE:
             raise Refused("approval", ["the estate asks for four eyes: promote without --here, Airflow asks them"])
 
     plan = begin(systems, service, version, by=user or getpass.getuser(), again=again)

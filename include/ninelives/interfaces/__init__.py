@@ -1,9 +1,13 @@
-"""A new version's signature against everybody who declared what they send and read. Pure but for ``signature_of``."""
+"""A new version's signature against everybody who declared what they send and read. Pure.
+
+Where nobody declared anything, the old version's own inputs and outputs stand for what callers rely on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ninelives.estate.outside import Consumer, Datatype
 
@@ -70,9 +74,7 @@ def _breaks(signature: Signature, consumer: Consumer) -> Iterable[tuple[str, str
 
 def signature_of(onnx_bytes: bytes) -> Signature:
     """Of a model in ONNX; a type that the protocol has no name for keeps its number, and so equals nothing declared."""
-    from ninelives.releases.scan import ends_of
-
-    inputs, outputs = ends_of(onnx_bytes)
+    inputs, outputs = _ends_of(onnx_bytes)
     return Signature(
         {name: _named(form[0]) for name, form in inputs.items()},
         {name: _named(form[0]) for name, form in outputs.items()},
@@ -82,3 +84,36 @@ def signature_of(onnx_bytes: bytes) -> Signature:
 def _named(element: int) -> str:
     known = _ELEMENTS.get(element)
     return known.value if known else f"ONNX type {element}"
+
+
+def interface_breaks(old: bytes, new: bytes) -> list[str]:
+    """What callers of ``old`` send or read that ``new`` does not take or give; more outputs break nobody.
+
+    :param old: a version in ONNX; like ``new``, one that was scanned
+    """
+    (old_in, old_out), (new_in, new_out) = _ends_of(old), _ends_of(new)
+    reasons = [f"it needs the input {name}, which nobody sends" for name in new_in if name not in old_in]
+    reasons += [f"it has no input {name} any more, which callers send" for name in old_in if name not in new_in]
+    reasons += [f"it has no output {name} any more, which callers read" for name in old_out if name not in new_out]
+    for what, before, after in (("input", old_in, new_in), ("output", old_out, new_out)):
+        reasons += [
+            f"the {what} {name} was {before[name]} and is {after[name]} (element type, shape)"
+            for name in before
+            if name in after and before[name] != after[name]
+        ]
+    return reasons
+
+
+def _ends_of(onnx_bytes: bytes) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Inputs and outputs: name to element type and shape."""
+    import onnx
+
+    graph = onnx.load_model_from_string(onnx_bytes).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name: _form(value) for value in graph.input if value.name not in stored}
+    return inputs, {value.name: _form(value) for value in graph.output}
+
+
+def _form(value: Any) -> list[Any]:
+    tensor = value.type.tensor_type
+    return [tensor.elem_type, *(size.dim_value or "any" for size in tensor.shape.dim)]

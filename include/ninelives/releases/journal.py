@@ -99,14 +99,17 @@ class Journal:
 
     @property
     def shares(self) -> list[Mapping[str, int]]:
-        """What the gateway may do now: as the newest intent says, and until that is done also as before it."""
+        """What the gateway may do now: as the newest intent says, and until that is done also as before it.
+
+        Before it may have been an intent of which nobody knows whether it was carried out.
+        """
         moves = [one for one in self.records if one.facts["entry"] in (Entry.INTENT, Entry.TRAFFIC)]
         if not moves:
             return [{self.plan.old: 100}]
         newest = moves[-1]
         if newest.facts["entry"] == Entry.TRAFFIC:
             return [newest.facts["shares"]]
-        return [newest.facts["shares"], newest.facts["before"]]
+        return [newest.facts["shares"], *newest.facts["before"]]
 
     def _last(self, entry: Entry) -> Record | None:
         return next((one for one in reversed(self.records) if one.facts["entry"] == entry), None)

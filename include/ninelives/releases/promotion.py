@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
-from ninelives.estate import Approval, Service
+from ninelives.estate import Approval, Estate, Service
 from ninelives.estate.model import Hardware
 from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
-from ninelives.interfaces import compare, signature_of
+from ninelives.interfaces import compare, interface_breaks, signature_of
 from ninelives.ports import Answer, ObjectStore, Record, Replica, Systems, VersionSplit
 from ninelives.releases.canary import Decision, Judge, judged, look, metrics_of
 from ninelives.releases.golden import answers_match
 from ninelives.releases.journal import Entry, Outcome, Plan, of_run, read, write
 from ninelives.releases.publish import BUCKET, Release, publish, read_candidate, read_release, record_golden, stage
-from ninelives.releases.scan import interface_breaks, scan
+from ninelives.releases.scan import scan
 from ninelives.serving.warm_up import settle
 
 LEASE_TTL = timedelta(minutes=10)
@@ -57,9 +57,9 @@ def service_of(systems: Systems, name: str) -> Service:
     return systems.estate.service_by_name[name]
 
 
-def approval_of(systems: Systems, service: Service) -> Approval:
-    """Who must agree to a promotion."""
-    return service.release.approval or systems.estate.drills.approval
+def approval_of(estate: Estate, service: str) -> Approval:
+    """Who must agree to a promotion of the service's model."""
+    return estate.service_by_name[service].release.approval or estate.drills.approval
 
 
 def begin(systems: Systems, service_name: str, version: str, *, by: str, again: bool = False) -> Plan:
@@ -149,7 +149,11 @@ def check_hardware(systems: Systems, plan: Plan) -> dict[str, Any]:
     if service.release.hardware is Hardware.CPU:
         return {"hardware": "cpu", "looked_at": False}
     raise Refused(
-        "hardware", ["nothing here can look at accelerators; say release.hardware: cpu where the model needs none"]
+        "hardware",
+        [
+            "a promotion does not look at accelerators yet (ninelives accelerators check does, on the machine that has "
+            "them); say release.hardware: cpu where the model needs none"
+        ],
     )
 
 
@@ -264,11 +268,9 @@ def _set_traffic(systems: Systems, plan: Plan, name: str, split: VersionSplit | 
     if (done := journal.find(Entry.TRAFFIC, name)) and done != journal.traffic[-1]:
         return done  # a repeated step must not undo what came after it
     shares = _percent(split) if split else {plan.new if name == "retire" else plan.old: 100}
-    now = systems.gateway().state().versions.get(plan.service)
-    before = _percent(now) if now else {plan.old: 100}
     shadow = {"shadow": split.shadow_percent} if split and split.shadow else {}
     facts: dict[str, Any] = {"shares": shares, "by": by, "why": why, **shadow}
-    write(ledger, plan, Entry.INTENT, name, before=before, **facts)
+    write(ledger, plan, Entry.INTENT, name, before=journal.shares, **facts)
     _gateway(systems, plan, split)
     return write(ledger, plan, Entry.TRAFFIC, name, **facts)
 

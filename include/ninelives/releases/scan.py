@@ -64,36 +64,6 @@ def scan(onnx_bytes: bytes) -> list[str]:
     return list(dict.fromkeys(reasons))
 
 
-def ends_of(onnx_bytes: bytes) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Inputs and outputs: name to element type and shape. Only of what was scanned."""
-    import onnx
-
-    graph = onnx.load_model_from_string(onnx_bytes).graph
-    stored = {tensor.name for tensor in graph.initializer}
-    inputs = {value.name: _form(value) for value in graph.input if value.name not in stored}
-    return inputs, {value.name: _form(value) for value in graph.output}
-
-
-def _form(value: Any) -> list[Any]:
-    tensor = value.type.tensor_type
-    return [tensor.elem_type, *(size.dim_value or "any" for size in tensor.shape.dim)]
-
-
-def interface_breaks(old: bytes, new: bytes) -> list[str]:
-    """What callers of ``old`` send or read that ``new`` does not take or give; more outputs break nobody."""
-    (old_in, old_out), (new_in, new_out) = ends_of(old), ends_of(new)
-    reasons = [f"it needs the input {name}, which nobody sends" for name in new_in if name not in old_in]
-    reasons += [f"it has no input {name} any more, which callers send" for name in old_in if name not in new_in]
-    reasons += [f"it has no output {name} any more, which callers read" for name in old_out if name not in new_out]
-    for what, before, after in (("input", old_in, new_in), ("output", old_out, new_out)):
-        reasons += [
-            f"the {what} {name} was {before[name]} and is {after[name]} (element type, shape)"
-            for name in before
-            if name in after and before[name] != after[name]
-        ]
-    return reasons
-
-
 def _graphs(graph: Any) -> list[Any]:
     """The graph with those of its branches and loops."""
     found = [graph]

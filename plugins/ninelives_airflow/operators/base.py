@@ -34,3 +34,29 @@ class EstateOperator(BaseOperator):
         if isinstance(result, dict):
             self.evidence = result.get("evidence")
         return result
+
+
+class PlannedOperator(EstateOperator):
+    """Acts on what an earlier task has planned.
+
+    :param plan: that task's output; ``None`` where it planned nothing
+    """
+
+    template_fields = ("plan",)
+
+    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan = plan
+
+
+class VerdictOperator(EstateOperator):
+    """The last task of a run, which alone decides its state, from what was recorded of it.
+
+    :param recorded: output of the record task; ``None`` where it left none
+    """
+
+    template_fields = ("recorded",)
+
+    def __init__(self, *, recorded: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.recorded = recorded

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from ninelives_airflow.failures import airflow_failures
 from ninelives_airflow.hooks.estate import EstateHook
 from ninelives_airflow.operators.approval import FourEyesOperator, approved_by
-from ninelives_airflow.operators.base import EstateOperator
+from ninelives_airflow.operators.base import EstateOperator, PlannedOperator, VerdictOperator
 from ninelives_airflow.triggers.drill import RecoveryTrigger, ReturnTrigger
 
 if TYPE_CHECKING:
@@ -106,17 +106,8 @@ class ApproveDrillOperator(FourEyesOperator):
         return estate.drills.approval
 
 
-class DrillStepOperator(EstateOperator):
-    """One step of a drill.
-
-    :param plan: output of the preflight
-    """
-
-    template_fields = ("plan",)
-
-    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.plan = plan
+class DrillStepOperator(PlannedOperator):
+    """One step of a drill."""
 
     @property
     def drill(self) -> Drill:
@@ -261,19 +252,11 @@ class RecordDrillOperator(DrillStepOperator):
         return {"evidence": record.seq, "verdict": record.facts["verdict"], "problem": record.facts["problem"]}
 
 
-class JudgeDrillOperator(EstateOperator):
+class JudgeDrillOperator(VerdictOperator):
     """Fail the run unless the objective was met: a missed one is a finding, an unknown one a measurement that failed.
 
     A run that somebody marked as failed fails here as well: Airflow skips its other tasks and would call it a success.
-
-    :param recorded: output of the record task
     """
-
-    template_fields = ("recorded",)
-
-    def __init__(self, *, recorded: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.recorded = recorded
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         if self.recorded is None:

@@ -8,7 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ninelives_airflow.hooks.estate import EstateHook
 from ninelives_airflow.operators.approval import FourEyesOperator, approved_by
-from ninelives_airflow.operators.base import EstateOperator
+from ninelives_airflow.operators.base import EstateOperator, PlannedOperator, VerdictOperator
 from ninelives_airflow.operators.drill import state_of
 from ninelives_airflow.operators.human_task import MendedByPeopleOperator
 
@@ -37,17 +37,8 @@ class PlanFailbackOperator(EstateOperator):
         return plan_failback(systems, self.service, holder=context["run_id"]).to_dict()
 
 
-class FailbackRecordOperator(EstateOperator):
-    """What is about one failback.
-
-    :param plan: output of ``plan_failback``
-    """
-
-    template_fields = ("plan",)
-
-    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.plan = plan
+class FailbackRecordOperator(PlannedOperator):
+    """What is about one failback."""
 
     @property
     def failback(self) -> FailbackPlan:
@@ -133,17 +124,8 @@ class RecordFailbackOperator(FailbackRecordOperator):
         return {"outcome": record.facts["outcome"], "evidence": record.seq, "failed": record.facts["failed_steps"]}
 
 
-class JudgeFailbackOperator(EstateOperator):
-    """Fail the run unless the service is where it belongs.
-
-    :param recorded: output of the record task
-    """
-
-    template_fields = ("recorded",)
-
-    def __init__(self, *, recorded: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.recorded = recorded
+class JudgeFailbackOperator(VerdictOperator):
+    """Fail the run unless the service is where it belongs."""
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         if (state_of(context, "approve_failback"), state_of(context, "shift_traffic")) == ("success", "skipped"):

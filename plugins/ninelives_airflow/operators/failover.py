@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from ninelives_airflow.operators.base import EstateOperator
+from ninelives_airflow.operators.base import PlannedOperator, VerdictOperator
 from ninelives_airflow.operators.human_task import MendedByPeopleOperator
 
 if TYPE_CHECKING:
@@ -83,20 +83,7 @@ def declarations(context: Context, by_hand: str) -> list[Declaration]:
     return list(sites.values())
 
 
-class FailoverRecordOperator(EstateOperator):
-    """What is about one failover.
-
-    :param plan: what ``decide_failover`` planned
-    """
-
-    template_fields = ("plan",)
-
-    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.plan = plan
-
-
-class FailoverStepOperator(FailoverRecordOperator, MendedByPeopleOperator):
+class FailoverStepOperator(PlannedOperator, MendedByPeopleOperator):
     """One step of one failover."""
 
     def concerns(self, systems: EstateHook, context: Context) -> tuple[tuple[str, ...], str | None]:
@@ -149,7 +136,7 @@ class MoveTrafficOperator(FailoverStepOperator):
             return move_traffic(systems, plan)
 
 
-class RecordFailoverOperator(FailoverRecordOperator):
+class RecordFailoverOperator(PlannedOperator):
     """Leave evidence of what was done and what was not.
 
     :param steps: each step's output, by its task id
@@ -182,17 +169,8 @@ class RecordFailoverOperator(FailoverRecordOperator):
             self.log.warning("Grants are left to end by themselves: %s", error)
 
 
-class JudgeFailoverOperator(EstateOperator):
-    """Fail the run when the failover did not move the traffic.
-
-    :param recorded: output of the record task
-    """
-
-    template_fields = ("recorded",)
-
-    def __init__(self, *, recorded: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.recorded = recorded
+class JudgeFailoverOperator(VerdictOperator):
+    """Fail the run when the failover did not move the traffic."""
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         if self.recorded["outcome"] != "moved":

@@ -8,7 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ninelives_airflow.hooks.estate import EstateHook
 from ninelives_airflow.operators.approval import FourEyesOperator, approved_by
-from ninelives_airflow.operators.base import EstateOperator
+from ninelives_airflow.operators.base import EstateOperator, PlannedOperator, VerdictOperator
 from ninelives_airflow.operators.drill import state_of
 
 if TYPE_CHECKING:
@@ -42,17 +42,8 @@ class BeginPromotionOperator(EstateOperator):
         return begin(systems, self.service, str(self.version), by=by, again=again).to_dict()
 
 
-class PromotionOperator(EstateOperator):
-    """Acts on one promotion.
-
-    :param plan: output of ``begin_promotion``
-    """
-
-    template_fields = ("plan",)
-
-    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.plan = plan
+class PromotionOperator(PlannedOperator):
+    """Acts on one promotion."""
 
     @property
     def promotion(self) -> Plan:
@@ -73,12 +64,12 @@ class PromotionStepOperator(PromotionOperator):
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.errors import Refused
-        from ninelives.releases.promotion import canary_steps, roll_back, run_step, steps
+        from ninelives.releases.promotion import approval_of, canary_steps, roll_back, run_step, steps
 
         plan = self.promotion
 
         def approve() -> str | None:
-            return approved_by(systems, context, policy_of(systems.estate, plan.service), "approve_promotion")
+            return approved_by(systems, context, approval_of(systems.estate, plan.service), "approve_promotion")
 
         known = steps(systems, plan, approve=approve)
         names = [one for name in self.steps for one in (canary_steps(systems, plan) if name == "canary" else [name])]
@@ -93,7 +84,9 @@ class ApprovePromotionOperator(FourEyesOperator):
     """As the service's release policy says."""
 
     def policy(self, estate: Estate) -> Approval:
-        return policy_of(estate, self.plan["service"])
+        from ninelives.releases.promotion import approval_of
+
+        return approval_of(estate, self.plan["service"])
 
 
 class RecordPromotionOperator(PromotionOperator):
@@ -116,17 +109,8 @@ class RecordPromotionOperator(PromotionOperator):
         return {"outcome": record.facts["outcome"], "why": record.facts["why"], "evidence": record.seq}
 
 
-class JudgePromotionOperator(EstateOperator):
-    """Fail the run unless the new version is in service.
-
-    :param recorded: output of the record task
-    """
-
-    template_fields = ("recorded",)
-
-    def __init__(self, *, recorded: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.recorded = recorded
+class JudgePromotionOperator(VerdictOperator):
+    """Fail the run unless the new version is in service."""
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         if (state_of(context, "approve_promotion"), state_of(context, "warm_up")) == ("success", "skipped"):
@@ -139,8 +123,3 @@ class JudgePromotionOperator(EstateOperator):
                 f"{self.recorded['evidence']}."
             )
         return dict(self.recorded)
-
-
-def policy_of(estate: Estate, service: str) -> Approval:
-    """Who must agree to a promotion of the service's model."""
-    return estate.service_by_name[service].release.approval or estate.drills.approval

@@ -6,9 +6,10 @@ import onnx
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from support.models import sum_model
 
 from ninelives.estate.outside import Consumer, Datatype
-from ninelives.interfaces import Break, Signature, compare, signature_of
+from ninelives.interfaces import Break, Signature, compare, interface_breaks, signature_of
 
 BOARD = Consumer.model_validate(
     {
@@ -57,3 +58,17 @@ def test_the_signature_of_a_model_is_in_the_words_of_the_protocol() -> None:
     graph = helper.make_graph([helper.make_node("Cast", ["hour"], ["out"], to=TensorProto.COMPLEX64)], "g", *ends)
     found = signature_of(helper.make_model(graph).SerializeToString())
     assert found == Signature({"hour": "INT64"}, {"out": f"ONNX type {onnx.TensorProto.COMPLEX64}"})
+
+
+def test_an_interface_that_callers_cannot_use_any_more_is_named_field_by_field() -> None:
+    old = sum_model()
+    assert interface_breaks(old, sum_model(2.0)) == []
+    (gone,) = interface_breaks(old, sum_model(output="sum"))
+    assert "no output total" in gone
+    model = onnx.load_model_from_string(old)
+    model.graph.input[0].name = "distance"
+    model.graph.input[1].type.tensor_type.elem_type = TensorProto.FLOAT
+    breaks = " ".join(interface_breaks(old, bytes(model.SerializeToString())))
+    assert "needs the input distance" in breaks
+    assert "no input a any more" in breaks
+    assert "the input b was" in breaks

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from support.models import sum_model
 from support.releases import flaky_model, slow_model
 
-from ninelives.releases.scan import interface_breaks, scan
+from ninelives.releases.scan import scan
 
 
 @pytest.mark.parametrize("model", [sum_model(), flaky_model(0.0), slow_model(0.0, layers=2, width=4)])
@@ -63,17 +63,3 @@ def changed(what: str) -> bytes:
 def test_what_could_reach_outside_of_the_file_is_refused(what: str, why: str) -> None:
     (reason,) = scan(changed(what))
     assert why in reason
-
-
-def test_an_interface_that_callers_cannot_use_any_more_is_named_field_by_field() -> None:
-    old = sum_model()
-    assert interface_breaks(old, sum_model(2.0)) == []
-    (gone,) = interface_breaks(old, sum_model(output="sum"))
-    assert "no output total" in gone
-    model = onnx.load_model_from_string(old)
-    model.graph.input[0].name = "distance"
-    model.graph.input[1].type.tensor_type.elem_type = TensorProto.FLOAT
-    breaks = " ".join(interface_breaks(old, bytes(model.SerializeToString())))
-    assert "needs the input distance" in breaks
-    assert "no input a any more" in breaks
-    assert "the input b was" in breaks
