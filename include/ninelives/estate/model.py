@@ -9,17 +9,12 @@ from datetime import date, timedelta
 from enum import StrEnum
 from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from ninelives.estate.declared import Declared
 from ninelives.estate.outside import Consumer, Provider
 from ninelives.estate.streams import Stream
 from ninelives.estate.units import DagId, Duration, Name, Percent, Principal, Ratio, TableName, Value
-
-
-class Declared(BaseModel):
-    """Frozen, and an unknown key is an error: a typo must not silently drop a promise."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
 
 
 class Role(StrEnum):

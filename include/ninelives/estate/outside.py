@@ -6,15 +6,10 @@ from enum import StrEnum
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from ninelives.estate.declared import Declared
 from ninelives.estate.units import Duration, Name, shown
-
-
-class _Declared(BaseModel):
-    """As ``model.Declared``, which imports this module."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _zone(value: Any) -> Any:
@@ -40,7 +35,7 @@ class Day(StrEnum):
     SUN = "sun"
 
 
-class Window(_Declared):
+class Window(Declared):
     """A time that comes every week, on the clocks of a place."""
 
     days: tuple[Day, ...] = Field(min_length=1, description="On which it begins.")
@@ -49,7 +44,7 @@ class Window(_Declared):
     zone: Zone = Field(description="Whose clocks, with their changes in spring and autumn.")
 
 
-class Feed(_Declared):
+class Feed(Declared):
     """What a provider sent once, kept as objects of micro-batches at the stream's site, in the order of their keys."""
 
     stream: Name = Field(description="Of landed Parquet objects: whose contract and site.")
@@ -58,7 +53,7 @@ class Feed(_Declared):
     every: Duration = Field(description="How far apart the batches came: the recorded pace.")
 
 
-class Provider(_Declared):
+class Provider(Declared):
     """Somebody outside whose data the estate lives on."""
 
     name: Name
@@ -81,7 +76,7 @@ class Datatype(StrEnum):
     BYTES = "BYTES"
 
 
-class Consumer(_Declared):
+class Consumer(Declared):
     """A program that calls a service, and what it relies on."""
 
     name: Name

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 
+from ninelives.estate.declared import Declared
 from ninelives.estate.units import Duration, Name, Value, shown
 
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -52,19 +53,13 @@ FieldType = Annotated[
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 
 
-class _Declared(BaseModel):
-    """As ``model.Declared``, which imports this module."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class Format(StrEnum):
     PARQUET = "parquet"
     JSON_LINES = "json-lines"
     AVRO = "avro"
 
 
-class StreamField(_Declared):
+class StreamField(Declared):
     """One field of every record: what it must be, and which of its past mistakes are mended on arrival."""
 
     name: FieldName
@@ -84,7 +79,7 @@ class StreamField(_Declared):
         return _NUMBER.match(self.type) is not None
 
 
-class Source(_Declared):
+class Source(Declared):
     """Where a stream comes from: a broker's topic, or the objects that land below a prefix of the site's store."""
 
     topic: str | None = Field(default=None, min_length=1, max_length=249)
@@ -93,7 +88,7 @@ class Source(_Declared):
     contains: str = Field(default="", description="Only keys with this text in them.")
 
 
-class Stream(_Declared):
+class Stream(Declared):
     """Records that arrive all the time, and their contract."""
 
     name: Name
