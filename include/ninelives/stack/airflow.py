@@ -116,7 +116,13 @@ def settings(local: LocalEstate, project: Path) -> dict[str, dict[str, object]]:
             "colored_console_log": False,
         },
         "secrets": {"backend": backend, "backend_kwargs": connections},
-        "workers": {"secrets_backend": backend, "secrets_backend_kwargs": connections},
+        "workers": {
+            "secrets_backend": backend,
+            "secrets_backend_kwargs": connections,
+            # For so long a supervisor may overlook that its task has ended. A task that is parked and goes on within
+            # that time looks to the scheduler as if it had died, and is tried once more.
+            "min_heartbeat_interval": 1,
+        },
         "triggerer": {"capacity": 100},
         "usage_data_collection": {"enabled": False},
     }
