@@ -171,7 +171,7 @@ class Attempts:
     loaded: tuple[str, ...]
     """Versions of the model that it can answer with."""
     by_arm: Mapping[tuple[str, str], tuple[Attempt, ...]]
-    """Per arm (``stable``, ``canary``, ``shadow``, ``beside``) and version."""
+    """Per arm (``stable``, ``canary``, ``shadow``, ``beside``, ``control``, ``experiment``) and version."""
 
 
 class Replica(Protocol):
@@ -210,6 +210,20 @@ class Replica(Protocol):
 
 
 @dataclass(frozen=True)
+class Assignment:
+    """Users who say who they are, divided between the stable version and another, each always the same way."""
+
+    experiment: str
+    """Its name, by which their keys are salted."""
+    version: str
+    """What is new."""
+    parts: int
+    """Ten-thousandths of the users who see it; as many again are the control."""
+    header: str
+    """Of a request: the user's key. Without it nobody is in the experiment."""
+
+
+@dataclass(frozen=True)
 class VersionSplit:
     """How a service's requests are divided between versions of its model while one of them is on its way in."""
 
@@ -222,6 +236,8 @@ class VersionSplit:
     shadow_percent: int = 0
     beside: tuple[str, ...] = ()
     """Versions that are asked by their own path only."""
+    assignment: Assignment | None = None
+    """Of an experiment on users; the shares are those of all others."""
 
 
 @dataclass(frozen=True)

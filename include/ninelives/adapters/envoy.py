@@ -37,7 +37,7 @@ from ninelives.compilers.envoy import (
 )
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate import Estate, Mode, Service
-from ninelives.ports import Breaker, BreakerReplica, Connections, GatewayState, RequestClass, VersionSplit
+from ninelives.ports import Assignment, Breaker, BreakerReplica, Connections, GatewayState, RequestClass, VersionSplit
 
 if TYPE_CHECKING:
     import httpx
@@ -514,7 +514,13 @@ def _version_stats(file: str) -> list[str]:
 
 
 def _split(document: Mapping[str, Any]) -> VersionSplit:
-    return VersionSplit(**{**document, "shares": dict(document["shares"]), "beside": tuple(document["beside"])})
+    assignment = document.get("assignment")
+    parts = {
+        "shares": dict(document["shares"]),
+        "beside": tuple(document["beside"]),
+        "assignment": Assignment(**assignment) if assignment else None,
+    }
+    return VersionSplit(**{**document, **parts})
 
 
 def _address(endpoint: str) -> tuple[str, int]:

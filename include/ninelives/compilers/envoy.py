@@ -17,10 +17,12 @@ from typing import Any
 
 from ninelives.compilers import breaker
 from ninelives.estate import Estate, Mode, Service
-from ninelives.ports import GatewayState, VersionSplit
+from ninelives.experiments.assign import PARTS, Arm, salt
+from ninelives.ports import Assignment, GatewayState, VersionSplit
 from ninelives.serving.protocol import (
     ARM_HEADER,
     DEGRADED_HEADER,
+    EXPERIMENT_HEADER,
     MAX_BODY_BYTES,
     SITE_HEADER,
     STABLE_HEADER,
@@ -225,6 +227,8 @@ def _access_log() -> Document:
                     "replica": "%UPSTREAM_HOST%",
                     "model_version": f"%RESP({VERSION_HEADER})%",
                     "degraded": f"%RESP({DEGRADED_HEADER})%",
+                    "experiment": f"%RESP({EXPERIMENT_HEADER})%",
+                    "arm": f"%RESP({ARM_HEADER})%",
                     "method": "%REQ(:METHOD)%",
                     "path": "%REQ(:PATH)%",
                     "status": "%RESPONSE_CODE%",
@@ -248,6 +252,9 @@ def _routes(estate: Estate, state: GatewayState, endpoints: Mapping[str, Sequenc
         if rungs := breaker.rungs(estate, service, state):
             infer = {**infer, "typed_per_filter_config": {**infer["typed_per_filter_config"], **rungs}}
         here = [*breaker.routes_by_class(_divided(infer, service, split) if split else infer), *others]
+        if split and split.assignment:
+            batch, user, *rest = here
+            here = [batch, _assigned(user, service, split, split.assignment), user, *rest]
         here += [_by_version(infer, service, version) for version in _addressable(split)]
         is_open = service.name in state.open_breakers
         routes += [breaker.taken_out(route) for route in here] if is_open else here
@@ -318,6 +325,44 @@ def _divided(infer: Document, service: Service, split: VersionSplit) -> Document
     return {**infer, "route": route}
 
 
+def _assigned(user: Document, service: Service, split: VersionSplit, assignment: Assignment) -> Document:
+    """The users' route for those who say who they are: which version answers follows from a hash of that alone.
+
+    Envoy takes the hash modulo the sum of the weights and goes through the clusters in their order, as
+    ``experiments.assign`` does. Its hash has no salt of its own, so the key is rewritten for it.
+    """
+    outside = PARTS - 2 * assignment.parts
+    stable = _told(split.stable, "stable", split.stable)
+    clusters = [
+        _arm(candidate_cluster(service.name), assignment, Arm.EXPERIMENT, assignment.version, split.stable),
+        *([{"name": service.name, "weight": outside, "request_headers_to_add": stable}] if outside else []),
+        _arm(service.name, assignment, Arm.CONTROL, split.stable, split.stable),
+    ]
+    key = {
+        "header_name": assignment.header,
+        "regex_rewrite": {"pattern": {"regex": "^"}, "substitution": salt(assignment.experiment)},
+    }
+    named = {"name": assignment.header, "string_match": {"safe_regex": {"regex": ".+"}}}
+    return {
+        **user,
+        "match": {**user["match"], "headers": [*user["match"]["headers"], named]},
+        "route": {
+            **user["route"],
+            "weighted_clusters": {"clusters": clusters, "use_hash_policy": True},
+            "hash_policy": [{"header": key}],
+        },
+    }
+
+
+def _arm(cluster: str, assignment: Assignment, arm: Arm, version: str, stable: str) -> Document:
+    return {
+        "name": cluster,
+        "weight": assignment.parts,
+        "request_headers_to_add": _told(version, arm.value, stable),
+        "response_headers_to_add": _set({EXPERIMENT_HEADER: assignment.experiment, ARM_HEADER: arm.value}),
+    }
+
+
 def _by_version(infer: Document, service: Service, version: str) -> Document:
     """One version by its own path, and never another's answer: no fallback either."""
     model = f"/v2/models/{service.model}"
@@ -332,11 +377,17 @@ def _by_version(infer: Document, service: Service, version: str) -> Document:
 
 
 def _addressable(split: VersionSplit | None) -> list[str]:
-    return list(dict.fromkeys([split.stable, *split.shares, *split.beside])) if split else []
+    if split is None:
+        return []
+    tried = [split.assignment.version] if split.assignment else []
+    return list(dict.fromkeys([split.stable, *split.shares, *split.beside, *tried]))
 
 
 def _told(version: str, arm: str, stable: str) -> list[Document]:
-    headers = {WANTED_HEADER: version, STABLE_HEADER: stable, ARM_HEADER: arm}
+    return _set({WANTED_HEADER: version, STABLE_HEADER: stable, ARM_HEADER: arm})
+
+
+def _set(headers: Mapping[str, str]) -> list[Document]:
     return [
         {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
         for key, value in headers.items()

@@ -12,7 +12,7 @@ from typing import Any
 KEPT = 5000
 """Tries per arm and version, the newest: minutes of them at the rates that one replica can take."""
 
-ARMS = ("stable", "canary", "shadow", "beside")
+ARMS = ("stable", "canary", "shadow", "beside", "control", "experiment")
 
 Row = tuple[float, float, bool, bool | None]
 """As ``ports.Attempt``: unix time, seconds, good, agrees."""
