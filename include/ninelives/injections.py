@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ninelives.errors import Refused
 from ninelives.files import sync_folder, write_atomically
 from ninelives.home import Home
+
+if TYPE_CHECKING:
+    from ninelives.ports import FaultControl
 
 SITE_LOSS = "site-loss"
 
@@ -94,6 +97,16 @@ class Planted(_Fault):
     """Its bytes."""
 
 
+class Replayed(_Fault):
+    """A provider's recorded feed comes again, into a folder of the drill's own in the store of its stream."""
+
+    kind: Literal["replayed"] = "replayed"
+    provider: str
+    site: str
+    bucket: str
+    folder: Annotated[str, Field(pattern=r"^_drills/[^/]+/$")]
+
+
 class Experiment(_Fault):
     """A user's experiment runs, in a process of its own (``adapters/chaos.py``); its rollbacks undo it."""
 
@@ -113,7 +126,7 @@ class Rebuilt(_Fault):
     site: None = None
 
 
-Fault = SiteLost | Stopped | Killed | Frozen | Slowed | Flipped | Planted | Experiment | Rebuilt
+Fault = SiteLost | Stopped | Killed | Frozen | Slowed | Flipped | Planted | Replayed | Experiment | Rebuilt
 """One thing that is broken, with all that is needed to break and to mend it."""
 
 AnyFault = Annotated[Fault, Field(discriminator="kind")]
@@ -181,6 +194,31 @@ def mark_lost(home: Home, injection_id: str, at: datetime) -> Injection:
         lost = found.model_copy(update={"lost_at": at})
         open_injection(home, lost)
     return lost
+
+
+def prolong(home: Home, injection_id: str, until: datetime) -> None:
+    """Say that its author is still at work, so that nobody else undoes it before ``until``.
+
+    :raises Refused: somebody has begun to undo it
+    """
+    with journal_lock(home):
+        found = find_injection(home, injection_id)
+        if found is None or found.over:
+            raise Refused("drill", [f"{injection_id} was undone while it was at work"])
+        open_injection(home, found.model_copy(update={"expires_at": until}))
+
+
+def undo_injection(home: Home, faults: FaultControl, injection_id: str, *, by: str) -> None:
+    """Mend what an injection broke and archive it; where none is open there is nothing to mend.
+
+    :raises Unavailable: it cannot be mended now; the injection stays open
+    """
+    injection = begin_undo(home, injection_id)
+    if injection is None:
+        return
+    for fault in injection.to_undo:
+        faults.undo(fault)
+    close_injection(home, injection_id, by=by)
 
 
 def begin_undo(home: Home, injection_id: str) -> Injection | None:

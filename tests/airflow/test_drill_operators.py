@@ -41,7 +41,7 @@ def test_a_person_gets_what_the_form_says() -> None:
 def test_the_schedule_takes_what_is_due_and_nothing_where_nothing_is() -> None:
     assert chosen("scheduled", []) == ("site-loss", "arrival-delay", "")
     all_but_one = [ran(f"{one.scenario}/{one.service}/x", 1) for one in ESTATE.drills.calendar[:-1]]
-    assert chosen("scheduled", all_but_one) == ("provider-nonsense", "arrival-delay", "")
+    assert chosen("scheduled", all_but_one) == ("provider-replay", "arrival-delay", "")
     everything = [ran(f"{one.scenario}/{one.service}/x", 1) for one in ESTATE.drills.calendar]
     assert chosen("scheduled", everything) is None
 

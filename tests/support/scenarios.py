@@ -53,6 +53,15 @@ STREAM = {
 }
 
 
+ALWAYS = {"days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"], "begin": "00:00", "end": "00:00", "zone": "UTC"}
+PROVIDER = {
+    "name": "airports",
+    "contacts": ["ops@example.org"],
+    "test": [ALWAYS],
+    "feed": {"stream": "arrivals", "prefix": "recorded/", "contains": "/part=", "every": "1s"},
+}
+
+
 class World:
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -72,6 +81,11 @@ class World:
             data = io.BytesIO()
             pq.write_table(table.cast(pa.schema({"id": "int64", "city": "string", "delay": "int64"})), data)
             systems.store("paris").put("data", f"flights/part={number}.parquet", data.getvalue())
+        for number in range(12):
+            table = pa.table({"id": range(9 * number, 9 * number + 9), "city": ["paris"] * 9, "delay": [number] * 9})
+            data = io.BytesIO()
+            pq.write_table(table, data)
+            systems.store("paris").put("data", f"recorded/part={number:02}.parquet", data.getvalue())
         replicate_dataset(systems, "flights", "paris", "dublin")
         for model in ("alpha", "beta"):
             release = read_release(systems.store("paris"), model)
@@ -129,7 +143,7 @@ def light_estate(folder: Path, *, vault: bool = False) -> Iterator[World]:
         declared["vault"] = {"site": "reykjavik", "keeper": "hedy"}
         declared["backups"] = {"schedule": "30 2 * * *", "rpo": "26h", "rto": "5min", "verify": "30 4 * * *"}
     # Called as the feeder calls what it writes, which replays the demo's flights.
-    text = json.dumps({**declared, "streams": [STREAM]}).replace('"rows"', '"flights"')
+    text = json.dumps({**declared, "streams": [STREAM], "providers": [PROVIDER]}).replace('"rows"', '"flights"')
     (folder / "source.yaml").write_text(text)
     home = Home(folder / "home")
     environment = {

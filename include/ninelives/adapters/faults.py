@@ -23,7 +23,19 @@ from ninelives.adapters.rebuild import rebuilt_folder, take_away
 from ninelives.adapters.supervisor import ProcessInfo, Supervisor, SupervisorSite, answers
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.home import Home
-from ninelives.injections import Experiment, Fault, Flipped, Frozen, Killed, Planted, Rebuilt, SiteLost, Slowed, Stopped
+from ninelives.injections import (
+    Experiment,
+    Fault,
+    Flipped,
+    Frozen,
+    Killed,
+    Planted,
+    Rebuilt,
+    Replayed,
+    SiteLost,
+    Slowed,
+    Stopped,
+)
 from ninelives.ports import Connection, Connections, ObjectStore
 
 POLL = 0.05
@@ -109,7 +121,7 @@ class SupervisedFaults:
                 self._start(fault)
             case Flipped():
                 self._flip_back(fault)
-            case Planted():
+            case Planted() | Replayed():
                 self._uproot(fault)
             case Rebuilt():
                 take_away(self._home, fault.injection)
@@ -225,10 +237,11 @@ class SupervisedFaults:
 
         return S3ObjectStore.from_connection(self._connections.get(f"ninelives_{site}_store"), site)
 
-    def _uproot(self, fault: Planted) -> None:
-        """Remove the object and all that came of it; its folder is the drill's own."""
+    def _uproot(self, fault: Planted | Replayed) -> None:
+        """Remove what arrived and all that came of it; its folder is the drill's own."""
         store = self._store(fault.site)
-        for prefix in (fault.folder, f"_manifests/{fault.folder.rstrip('/')}.json"):
+        # The manifest first: one without its objects would look like a loss.
+        for prefix in (f"_manifests/{fault.folder.rstrip('/')}.json", fault.folder):
             for info in list(store.list(fault.bucket, prefix)):
                 store.delete(fault.bucket, info.key)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,7 +80,7 @@ def replay(
 
     systems = connected()
     check_name("provider", name, systems.estate.provider_by_name)
-    holder = f"command line at {socket.gethostname()}"
+    holder = f"command line at {socket.gethostname()}, process {os.getpid()}"
     found, record = replay_feed(
         systems, name, holder=holder, seed=seed, speed=speed, batches=batches, now=datetime.now(UTC)
     )

@@ -85,7 +85,7 @@ def _others(systems: Systems, drill: Drill, service: Service, state: GatewayStat
         *(f"{name} is on its way back to another site" for name in state.shares),
         *([frozen.sentence] if frozen else []),
         *(
-            f"{one.scenario} of {one.site or one.service} is not undone yet ({one.id})"
+            f"{one.scenario} of {one.site or one.service or 'a provider'} is not undone yet ({one.id})"
             for one in open_injections(systems.home)
             if one.id != drill.id
         ),

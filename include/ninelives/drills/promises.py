@@ -55,7 +55,7 @@ def _judge(
             return _yes(seconds is not None and seconds <= objective.rpo.total_seconds())
         case Promise.USERS:
             return unfelt(impacts)
-        case Promise.REPAIRED | Promise.QUARANTINED | Promise.RESTORED:
+        case Promise.REPAIRED | Promise.QUARANTINED | Promise.LANDED | Promise.RESTORED:
             record = systems.ledger().written(check_key(drill))
             return Verdict.UNKNOWN if record is None else Verdict(record.facts["verdict"])
         case Promise.HYPOTHESIS:
@@ -95,6 +95,8 @@ def judge_check(injection: Injection, found: Mapping[str, Any], held: Mapping[st
     """
     if "restored" in found:
         return _yes(not found["problems"] and not found["late"])
+    if "replayed" in found:
+        return Verdict(found["replayed"]["verdict"])
     if "planted" in found:
         right = (found["quarantined"], found["landed"]) == (found["planted"], found["sound"])
         return _yes(right and bool(found["reasons"]))

@@ -17,11 +17,10 @@ from ninelives.evidence.anchor import anchor
 from ninelives.injections import (
     Flipped,
     Injection,
-    begin_undo,
-    close_injection,
     find_injection,
     mark_lost,
     open_injection,
+    undo_injection,
 )
 from ninelives.ports import Lease, Record, Systems
 from ninelives.probing.measure import measure_loss
@@ -84,12 +83,8 @@ def undo_fault(systems: Systems, drill: Drill, *, by: str) -> None:
 
     A drill that has written down no injection took nothing away: what is gone is another one's, or really lost.
     """
-    injection = begin_undo(systems.home, drill.id)
-    if injection is None:
-        return
-    for fault in injection.to_undo:
-        systems.faults().undo(fault)
-    close_injection(systems.home, drill.id, by=by)
+    if find_injection(systems.home, drill.id) is not None:
+        undo_injection(systems.home, systems.faults(), drill.id, by=by)
 
 
 def run_check(systems: Systems, drill: Drill) -> dict[str, Any] | None:

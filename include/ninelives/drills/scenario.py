@@ -43,6 +43,8 @@ class Promise(StrEnum):
     """The estate's own check found the damage, named it and repaired it."""
     QUARANTINED = "quarantined"
     """Every record that breaks the contract waits in quarantine with its reason, and none was landed."""
+    LANDED = "landed"
+    """Of a disturbed feed each sound record landed once, and nothing of a broken batch did."""
     REGISTRY = "registry"
     """The registry answers again."""
     COPIES = "copies"

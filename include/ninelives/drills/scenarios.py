@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from ninelives.drills.from_vault import ControlPlaneLost, EverythingLost
+from ninelives.drills.provider import not_replayable, outside_window, replay, replay_of
 from ninelives.drills.scenario import Drill, Promise, Scenario
 from ninelives.errors import Refused
 from ninelives.estate import Estate, Mode, Service
@@ -202,6 +203,9 @@ class ProviderSilent(Scenario):
     promises = (Promise.USERS, Promise.WRITES)
     hold = LONG_ENOUGH
 
+    def reasons(self, systems: Systems, drill: Drill, state: GatewayState) -> list[str]:
+        return outside_window(systems, drill)
+
     def plan(self, systems: Systems, drill: Drill) -> tuple[Fault, ...]:
         return tuple(Stopped(program=name) for name in systems.faults().programs("provider"))
 
@@ -215,7 +219,7 @@ class ProviderNonsense(Scenario):
         from ninelives.drills.nonsense import stream_for
 
         stream_for(systems, drill.service)
-        return []
+        return outside_window(systems, drill)
 
     def plan(self, systems: Systems, drill: Drill) -> tuple[Fault, ...]:
         from ninelives.drills.nonsense import nonsense
@@ -226,6 +230,22 @@ class ProviderNonsense(Scenario):
         from ninelives.drills.nonsense import land_nonsense
 
         return land_nonsense(systems, drill)
+
+
+class ProviderReplay(Scenario):
+    name = ScenarioName.PROVIDER_REPLAY
+    breaks = "the provider's recorded feed comes again, apart from real data: late, twice, not at all and broken"
+    promises = (Promise.USERS, Promise.LANDED)
+
+    def reasons(self, systems: Systems, drill: Drill, state: GatewayState) -> list[str]:
+        return not_replayable(systems, drill)
+
+    def plan(self, systems: Systems, drill: Drill) -> tuple[Fault, ...]:
+        return (replay_of(systems, drill),)
+
+    def check(self, systems: Systems, drill: Drill) -> Mapping[str, Any]:
+        survivors = self.survivors(systems.estate, systems.gateway().state(), drill)
+        return replay(systems, drill, survivors)
 
 
 class UserExperiment(Scenario):
@@ -257,6 +277,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         CorruptArtefact(),
         ProviderSilent(),
         ProviderNonsense(),
+        ProviderReplay(),
         ControlPlaneLost(),
         EverythingLost(),
         UserExperiment(),

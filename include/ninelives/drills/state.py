@@ -18,7 +18,7 @@ from ninelives.drills.scenario import Drill
 from ninelives.errors import NinelivesError
 from ninelives.files import write_atomically
 from ninelives.home import Home
-from ninelives.injections import Flipped, Injection, Planted, open_injections
+from ninelives.injections import Flipped, Injection, Planted, Replayed, open_injections
 from ninelives.ports import ObjectStore, Systems
 from ninelives.replication.manifest import read_manifest
 
@@ -69,7 +69,16 @@ def capture(systems: Systems, injection: Injection, *, stores: bool = True) -> S
         if isinstance(fault, Flipped | Planted)
         for key in [fault.key if isinstance(fault, Flipped) else fault.folder + fault.name]
     }
+    for fault in injection.faults:
+        if isinstance(fault, Replayed):
+            state["objects"][f"{fault.bucket}/{fault.folder} at {fault.site}"] = _or_unknown(
+                lambda fault=fault: _keys(systems, fault)  # type: ignore[misc]
+            )
     return state
+
+
+def _keys(systems: Systems, fault: Replayed) -> list[str]:
+    return [info.key for info in systems.store(fault.site).list(fault.bucket, fault.folder)]
 
 
 def digest(state: State) -> str:

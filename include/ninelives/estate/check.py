@@ -402,6 +402,9 @@ def _providers(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
         return
     for index, provider in enumerate(estate.providers):
         if provider.feed is None:
+            if provider.sandbox:
+                message = "says nothing without a feed: its stream and pace; declare one, or remove the sandbox"
+                yield ("providers", index, "sandbox"), message
             continue
         stream = estate.stream_by_name.get(provider.feed.stream)
         if stream is not None and (stream.format is not Format.PARQUET or stream.source.prefix is None):

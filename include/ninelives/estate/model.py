@@ -81,6 +81,7 @@ class ScenarioName(StrEnum):
     CORRUPT_ARTEFACT = "corrupt-artefact"
     PROVIDER_SILENT = "provider-silent"
     PROVIDER_NONSENSE = "provider-nonsense"
+    PROVIDER_REPLAY = "provider-replay"
     CONTROL_PLANE_LOST = "control-plane-lost"
     EVERYTHING_LOST = "everything-lost"
     EXPERIMENT = "experiment"
@@ -89,9 +90,9 @@ class ScenarioName(StrEnum):
     @property
     def at_a_site(self) -> bool:
         """Whether it breaks something of one site, which can be chosen."""
-        elsewhere = (self.GATEWAY_LOST, self.REGISTRY_LOST, self.PROVIDER_SILENT, self.PROVIDER_NONSENSE)
+        from_outside = (self.PROVIDER_SILENT, self.PROVIDER_NONSENSE, self.PROVIDER_REPLAY)
         from_vault = (self.CONTROL_PLANE_LOST, self.EVERYTHING_LOST)
-        return self not in (*elsewhere, *from_vault, self.EXPERIMENT)
+        return self not in (self.GATEWAY_LOST, self.REGISTRY_LOST, *from_outside, *from_vault, self.EXPERIMENT)
 
 
 class GateEngine(StrEnum):

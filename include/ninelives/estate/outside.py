@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 
 from ninelives.estate.declared import Declared
 from ninelives.estate.units import Duration, Name, shown
@@ -61,6 +61,10 @@ class Provider(Declared):
     test: tuple[Window, ...] = Field(default=(), description="When drills may be held; none: never.")
     maintenance: tuple[Window, ...] = Field(default=(), description="When it may be away, and no drill is held.")
     feed: Feed | None = Field(default=None, description="What a drill replays.")
+    sandbox: StrictBool = Field(
+        default=False,
+        description="The batches come from its sandbox instead, at the Connection ninelives_<name>_sandbox.",
+    )
 
 
 class Datatype(StrEnum):

@@ -50,7 +50,7 @@ def _instant(day: date, at: time, zone: ZoneInfo) -> datetime:
 def next_span(provider: Provider, now: datetime) -> Span | None:
     """The test window that is open or opens next and does not begin in maintenance; ``None``: none within ``AHEAD``."""
     closed = spans(provider.maintenance, now, now + AHEAD)
-    for span in spans(provider.test, now, now + AHEAD):
+    for span in _joined(spans(provider.test, now, now + AHEAD)):
         begin = max(span.begin, now)
         for away in closed:
             if away.begin <= begin < away.end:
@@ -58,6 +58,17 @@ def next_span(provider: Provider, now: datetime) -> Span | None:
         if begin < span.end:
             return Span(begin, span.end)
     return None
+
+
+def _joined(found: Sequence[Span]) -> list[Span]:
+    """One where the next begins before the last has ended: midnight interrupts nothing."""
+    joined: list[Span] = []
+    for span in found:
+        if joined and span.begin <= joined[-1].end:
+            joined[-1] = Span(joined[-1].begin, max(joined[-1].end, span.end))
+        else:
+            joined.append(span)
+    return joined
 
 
 def check_window(provider: Provider, now: datetime, lasting: timedelta) -> Span:

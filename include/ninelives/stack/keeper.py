@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ninelives.errors import NinelivesError
 from ninelives.home import Home
-from ninelives.injections import Injection, begin_undo, close_injection
+from ninelives.injections import Injection, undo_injection
 from ninelives.ports import FaultControl
 
 log = logging.getLogger(__name__)
@@ -46,13 +46,10 @@ def undo_expired(home: Home, now: datetime, faults: FaultControl) -> list[Inject
         if injection.expires_at > now:
             continue
         try:
-            begin_undo(home, injection.id)
-            for fault in injection.to_undo:
-                faults.undo(fault)
+            undo_injection(home, faults, injection.id, by="keeper")
         except NinelivesError as error:
             log.error("cannot undo %s yet (injection %s): %s", injection.scenario, injection.id, error)
             continue
-        close_injection(home, injection.id, by="keeper")
         log.warning("undid %s: injection %s expired at %s", injection.scenario, injection.id, injection.expires_at)
         undone.append(injection)
     return undone

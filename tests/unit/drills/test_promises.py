@@ -92,6 +92,11 @@ def test_nonsense_must_all_wait_with_reasons_and_sound_records_must_pass(
     assert judge_check(injection(), found, {}) is verdict
 
 
+@pytest.mark.parametrize("verdict", [Verdict.MET, Verdict.MISSED])
+def test_of_a_replayed_feed_the_replay_itself_says_whether_it_landed(verdict: Verdict) -> None:
+    assert judge_check(injection(), {"replayed": {"verdict": str(verdict)}}, {}) is verdict
+
+
 @pytest.mark.parametrize(
     ("writes", "verdict"),
     [

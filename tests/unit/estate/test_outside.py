@@ -35,6 +35,7 @@ def test_a_provider_and_a_consumer_are_sound(tmp_path: Path) -> None:
         ({}, {"reads": {}}, "consumers[0].reads", ""),
         ({"feed": FEED | {"stream": "trains"}}, {}, "providers[0].feed.stream", "not declared below streams"),
         ({"test": []}, {}, "providers[0].feed", "there is no test window"),
+        ({"feed": None, "sandbox": True}, {}, "providers[0].sandbox", "without a feed"),
         ({"test": [WINDOW | {"zone": "Europe/Pariss"}]}, {}, "providers[0].test[0].zone", "is not a time zone"),
     ],
 )

@@ -102,3 +102,9 @@ def test_a_window_opens_when_maintenance_is_over() -> None:
 def test_a_place_that_has_no_clocks_is_refused() -> None:
     with pytest.raises(ValidationError, match="is not a time zone"):
         Window.model_validate(PARIS | {"begin": "10:00", "end": "12:00", "zone": "Europe/Pariss"})
+
+
+@given(instants)
+def test_windows_that_touch_are_one(now: datetime) -> None:
+    always = provider({"days": [str(day) for day in Day], "begin": "00:00", "end": "00:00", "zone": "Europe/Paris"})
+    assert check_window(always, now, timedelta(days=3)).begin == now
