@@ -33,7 +33,8 @@ LEASE_MARGIN = timedelta(minutes=10)
 """Kept beyond the drill's longest duration for restoring, reconciling and judging."""
 
 AFTERMATH = timedelta(seconds=5)
-"""Measured beyond the return of the site: a relapse right after it belongs to the drill."""
+"""Measured beyond the return of the site: a relapse right after it belongs to the drill. Longer than the four seconds
+that the gateway takes to notice a replica which hangs: what was broken for a moment looks sound to it until then."""
 
 
 def inject_fault(systems: Systems, drill: Drill) -> Injection:
@@ -123,6 +124,8 @@ def is_back(systems: Systems, drill: Drill) -> bool:
     """
     injection = find_injection(systems.home, drill.id)
     if injection is not None:
+        if injection.undone_at and datetime.now(UTC) < injection.undone_at + AFTERMATH:
+            return False
         for promise in find_scenario(drill.scenario).promises:
             late = promise in (Promise.REGISTRY, Promise.COPIES, Promise.WRITES)
             if late and came_back(promise, systems, drill, injection) != "met":
