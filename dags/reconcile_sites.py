@@ -10,7 +10,8 @@ Bring every two open sites together: merge what only one of them changed, and le
 - **Asks** an operator of the estate where both sides changed the same thing, or where many objects are gone at once:
   see *Required Actions*. Until somebody answers, each site keeps its own, and both versions are kept at both.
 - **Waits** twenty hours without a slot. An unanswered question stays open in the stores, and the next run asks again.
-- **Fails** in `judge_reconciliation` while a question is open, and in `merge_sites` where no site has a good copy.
+- **Fails** in `judge_reconciliation` while a question is open, and in `merge_sites` where no site has a good copy: then
+  `ninelives tasks` has what to do.
 - **Leaves** a report of what was merged, kept and decided, and by whom, in each task's log and in the ledger.
 """
 

@@ -12,7 +12,8 @@ fresh verdict of the gate on each copy, so that a failover need not wait for one
   to a dated trash where the dataset says `deletions: follow`.
 - **Fails** in `judge_lag` when a copy is further behind than its RPO, or when nobody has known for as long as its RPO
   how far behind it is.
-- **On failure** the copy stays as it was and the lag grows: `ninelives replicate status` compares it with the RPO.
+- **On failure** the copy stays as it was and the lag grows: `ninelives replicate status` compares it with the RPO. What
+  a person must mend is in `ninelives tasks` until a run gets through.
 """
 
 import pendulum

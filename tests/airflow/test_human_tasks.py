@@ -23,7 +23,7 @@ from support.two_sites import Systems
 from ninelives.adapters.ledger import migrate
 from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
 from ninelives_airflow.hooks.estate import EstateHook
-from ninelives_airflow.operators.human_task import MendedByPeopleOperator
+from ninelives_airflow.operators.human_task import MendedByPeopleOperator, ToldToPeopleOperator
 
 pytestmark = pytest.mark.airflow
 NO = Refused("gate", ["no"])
@@ -249,3 +249,41 @@ def test_where_airflow_knows_its_users_by_number_anybody_may_answer_and_the_name
         world.answer("Give up", "grace")
     with pytest.raises(AirflowFailException, match="ada gave up"):
         world.answer("Give up", "ada")
+
+
+class Copy(ToldToPeopleOperator):
+    """One step of a run that comes again by itself."""
+
+    error: NinelivesError | None = None
+
+    def act(self, systems: EstateHook, context: Any) -> dict[str, Any]:
+        if self.error:
+            raise self.error
+        return {"copied": 1}
+
+    def brings(self) -> tuple[str, str, int]:
+        return "flights", "dublin", 1
+
+
+def test_a_copy_that_is_refused_is_told_once_waits_for_nobody_and_is_over_when_it_gets_through(world: World) -> None:
+    step = Copy(task_id="replicate_dataset")
+    for error in (Refused("replication of flights to dublin", ["600 of 900 objects are gone"]), Corrupted("disk full")):
+        step.error = error
+        with pytest.raises(AirflowFailException, match=str(error)):
+            step.execute(world.context())
+    assert (world.asked, world.told()) == ([], [("open", None)])
+    (told,) = EstateHook().ledger().records(kind="human-task")
+    assert told.facts["services"] == ["arrival-delay", "late-arrival"]
+    step.error = None
+    assert step.execute(world.context()) == {"copied": 1}
+    assert step.execute(world.context()) == {"copied": 1}
+    assert world.told() == [("open", None), ("done", None)]
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), Refused("lease reconcile:flights", ["another run holds it"])])
+def test_what_passes_by_itself_is_told_to_nobody(world: World, error: NinelivesError) -> None:
+    step = Copy(task_id="replicate_dataset")
+    step.error = error
+    with pytest.raises(AirflowException):
+        step.execute(world.context())
+    assert world.told() == []

@@ -2,13 +2,16 @@
 
 A person's word is never the proof: what they answer only has the step that stopped tried again. Nobody's silence is an
 answer: a task that nobody answers in time fails, and so does its run.
+
+A run that comes again by itself does not wait, because it would hold up what it does for others: people are told, and
+the first run that gets through says that it is mended.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,11 +43,14 @@ class Stopped:
     site: str | None = None
     """Where the step looked, ``None`` where it looked at every standby."""
     map_index: int = -1
+    """Where no run waits, the number of the shard: an index of Airflow's changes with what a run finds to do."""
+    waits: bool = True
+    """``False``: the run has failed, and the next one tries again by itself."""
 
     @property
     def id(self) -> str:
-        """The same for every try of the step."""
-        return f"{self.dag}/{self.run}/{self.task}/{self.map_index}"
+        """The same for every try of the step; where no run waits, for every run of it."""
+        return _id({**asdict(self), "services": self.services})
 
     @property
     def step(self) -> str:
@@ -75,7 +81,8 @@ class HumanTask:
     def from_record(cls, record: Record) -> HumanTask:
         facts = record.facts
         names = ("dag", "run", "task", "why", "site", "map_index")
-        stopped = Stopped(**{name: facts[name] for name in names}, services=tuple(facts["services"]))
+        waits = facts.get("waits", True)  # older records are all of runs that wait
+        stopped = Stopped(**{name: facts[name] for name in names}, services=tuple(facts["services"]), waits=waits)
         steps = tuple(Step(**{**one, "run": tuple(one["run"]), "check": tuple(one["check"])}) for one in facts["steps"])
         return cls(stopped, tuple(facts["who"]), steps, datetime.fromisoformat(facts["until"]), record.seq)
 
@@ -114,6 +121,33 @@ def open_task(systems: Systems, stopped: Stopped, now: datetime) -> HumanTask | 
     return HumanTask.from_record(ledger.append(KIND, stopped.services[0], task.facts(), once=once))
 
 
+def tell(systems: Systems, stopped: Stopped, now: datetime) -> HumanTask | None:
+    """Tell people what stopped a run that does not wait, once until it is mended; ``None`` where nobody operates."""
+    ledger, who = systems.ledger(), systems.estate.people_with(Role.OPERATOR)
+    if not who:
+        return None
+    for known in open_tasks(ledger, now):
+        if known.stopped.id == stopped.id or _same_for_people(known.stopped, stopped):
+            return known
+    before = _records(ledger, stopped)
+    task = HumanTask(stopped, who, steps_for(systems, stopped), now + REMEMBERED)
+    once = f"{KIND}/{stopped.id}/{len(before)}"
+    return HumanTask.from_record(ledger.append(KIND, stopped.services[0], task.facts(), once=once))
+
+
+def _same_for_people(one: Stopped, other: Stopped) -> bool:
+    """Each shard meets the same source that shrank; it is told once."""
+    return replace(one, run=other.run, map_index=other.map_index) == other
+
+
+def say_mended(ledger: Ledger, stopped: Stopped, now: datetime) -> Record | None:
+    """The step got through: what people were told of it is over; ``None`` where they were told nothing."""
+    before = _records(ledger, stopped)
+    if not before or before[0].facts["state"] != "open":
+        return None
+    return _close(ledger, stopped, "done", choice=None, by=None, at=now)
+
+
 def close_task(
     ledger: Ledger, stopped: Stopped, operators: Sequence[str], *, choice: str | None, by: str | None, at: datetime
 ) -> Record:
@@ -126,6 +160,10 @@ def close_task(
     state = "late" if choice is None else "done" if choice == GO_ON else "given up"
     if by not in operators and choice is not None:
         state = "not accepted"
+    return _close(ledger, stopped, state, choice=choice, by=by, at=at)
+
+
+def _close(ledger: Ledger, stopped: Stopped, state: str, *, choice: str | None, by: str | None, at: datetime) -> Record:
     opened = [record for record in _records(ledger, stopped) if record.facts["state"] == "open"]
     facts: dict[str, Any] = {
         **{name: value for name, value in asdict(stopped).items() if name not in ("why", "services")},
@@ -157,6 +195,8 @@ def _records(ledger: Ledger, stopped: Stopped) -> list[Record]:
 
 
 def _id(facts: Mapping[str, Any]) -> str:
+    if not facts.get("waits", True):
+        return f"{facts['dag']}/{facts['task']}/{facts['services'][0]}/{facts['site']}/{facts['map_index']}"
     return f"{facts['dag']}/{facts['run']}/{facts['task']}/{facts['map_index']}"
 
 
@@ -193,9 +233,14 @@ def _mending(systems: Systems, stopped: Stopped, service: Service) -> Iterator[S
             yield mend(systems, service, site, "replicas")
             yield mend(systems, service, site, "model")
         case "reconcile_data":
-            plan = f"ninelives reconcile plan {dataset}"
-            said = "what is merged, what is damaged at a site, and what a person must decide"
-            yield Step("See what keeps the sites apart", (plan,), said, (), "nothing was changed.")
+            yield from _together(dataset)
+        case "replicate_dataset":
+            yield from _replication(dataset, site)
+        case "merge_sites":
+            yield from _together(dataset)
+            verify = f"ninelives replicate verify {dataset} --no-repair"
+            said = "each object that is not as recorded, and at which site: without a good copy bring it from a backup"
+            yield Step("See what no site has right", (verify,), said, (), "nothing was changed.")
         case _:
             look = ("ninelives stack status", "ninelives status")
             said = "gateway and model servers run. Outside the local estate: look at them by your own means"
@@ -203,6 +248,25 @@ def _mending(systems: Systems, stopped: Stopped, service: Service) -> Iterator[S
                 "Have the gateway answer", look, said, (f"ninelives why {service.name}",), "nothing was changed."
             )
             yield mend(systems, service, site, "replicas")
+
+
+def _together(dataset: str) -> Iterator[Step]:
+    plan = f"ninelives reconcile plan {dataset}"
+    said = "what is merged, what is damaged at a site, and what a person must decide"
+    yield Step("See what keeps the sites apart", (plan,), said, (), "nothing was changed.")
+
+
+def _replication(dataset: str, site: str) -> Iterator[Step]:
+    look, run = f"ninelives replicate status {dataset} --to {site}", f"ninelives replicate run {dataset} --to {site}"
+    yield Step(f"See how far {site} is behind", (look,), "the lag, beside the RPO", (), "nothing was changed.")
+    said = "exit code 0: everything is there, and was read again"
+    yield Step(f"Is the disk at {site} full: make room, go on", (run,), said, (look,), "not needed: a copy is added.")
+    yield from _together(dataset)
+    apply = f"ninelives reconcile apply {dataset}"
+    said = "what one site alone has is at both: what the source lacks comes back from the copy"
+    yield Step("Did the source lose objects by mistake: bring them back", (apply,), said, (look,), "not needed.")
+    said = "what is gone is brought back, or moves to a dated trash where the dataset says follow"
+    yield Step("Is it right that they are gone", (f"{run} --max-shrink 1",), said, (look,), "take them from the trash.")
 
 
 def _readiness(systems: Systems, service: Service) -> ServiceReadiness:
@@ -213,6 +277,12 @@ def _readiness(systems: Systems, service: Service) -> ServiceReadiness:
 def render_task(systems: Systems, task: HumanTask) -> str:
     """The whole text in Markdown, for Airflow's Required Actions and the command line."""
     stopped = task.stopped
+    if not stopped.waits:
+        told = (
+            f"Run `{stopped.run}` of `{stopped.dag}` has failed (evidence {task.evidence}). Nothing waits, there is "
+            "nothing to answer: the next run tries again, and this is over once one gets through."
+        )
+        return _shown([f"**{stopped.why}**", "", told, ""], systems, task)
     lines = [
         f"**{stopped.why}**",
         "",
@@ -223,6 +293,13 @@ def render_task(systems: Systems, task: HumanTask) -> str:
         " again; this text stays the first one, and `ninelives tasks` has the newest.",
         f"- **{GIVE_UP}**: the run fails, with your name as the reason.",
         "",
+    ]
+    return _shown(lines, systems, task)
+
+
+def _shown(head: list[str], systems: Systems, task: HumanTask) -> str:
+    lines = [
+        *head,
         "Paste this first, in a shell on a machine of this estate:",
         "",
         f"    export NINELIVES_HOME={shlex.quote(str(systems.home.root))}",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskAwaitingInput
 from airflow.sdk.execution_time.hitl import upsert_hitl_detail
 
-from ninelives.errors import NinelivesError, Unavailable
+from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
 from ninelives_airflow.failures import airflow_failures
 from ninelives_airflow.hooks.estate import EstateHook
 from ninelives_airflow.operators.approval import assignees
@@ -114,3 +114,57 @@ class MendedByPeopleOperator(EstateOperator):
         if not services:
             return None
         return Stopped(context["dag"].dag_id, context["run_id"], self.task_id, why, services, site, index)
+
+
+class ToldToPeopleOperator(EstateOperator):
+    """Acts on the estate in a run that comes again by itself and must not wait: others need the next one.
+
+    What a person has to mend, a refusal or damage, is told once, and is over when the step gets through again.
+    """
+
+    def brings(self) -> tuple[str, str, int]:
+        """Which dataset to which site, and the number of the shard."""
+        raise NotImplementedError
+
+    def attempt(self, context: Context) -> Any:
+        try:
+            result = super().attempt(context)
+        except AirflowException as failure:
+            error = failure.__cause__
+            if isinstance(error, Corrupted) or (isinstance(error, Refused) and not error.what.startswith("lease ")):
+                self._tell(context, error)
+            raise
+        self._say_mended(context)
+        return result
+
+    def _tell(self, context: Context, error: NinelivesError) -> None:
+        from ninelives.people.task import render_task, tell, why_stopped
+
+        try:
+            systems = EstateHook()
+            stopped = self._stopped(systems, context, why_stopped(error))
+            task = stopped and tell(systems, stopped, datetime.now(UTC))
+            if stopped and task:
+                self.log.warning("%s\n%s", stopped.headline, render_task(systems, task))
+        except NinelivesError as problem:  # the failure itself matters more than that nobody could be told of it
+            self.log.warning("No person could be told: %s", problem)
+
+    def _say_mended(self, context: Context) -> None:
+        from ninelives.people.task import say_mended
+
+        try:
+            systems = EstateHook()
+            stopped = self._stopped(systems, context, "")
+            if stopped and (record := say_mended(systems.ledger(), stopped, datetime.now(UTC))):
+                self.log.info("What people were told of this is mended (evidence %s).", record.seq)
+        except NinelivesError as problem:  # what was to be done is done; the next run says so again
+            self.log.warning("It could not be said that this is mended: %s", problem)
+
+    def _stopped(self, systems: EstateHook, context: Context, why: str) -> Stopped | None:
+        from ninelives.people.task import Stopped
+
+        estate, (dataset, site, shard) = systems.estate, self.brings()
+        services = tuple(one.name for one in estate.services if estate.dataset_of(one).name == dataset)
+        if not services:
+            return None
+        return Stopped(context["dag"].dag_id, context["run_id"], self.task_id, why, services, site, shard, waits=False)

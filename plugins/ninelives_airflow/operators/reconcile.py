@@ -9,6 +9,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ninelives_airflow.operators.approval import assignees
 from ninelives_airflow.operators.base import EstateOperator
+from ninelives_airflow.operators.human_task import ToldToPeopleOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -39,7 +40,7 @@ def meet_pair(
     return meet(systems, pair["dataset"], pair["site"], pair["other"], decisions=decisions)
 
 
-class MergeSitesOperator(EstateOperator):
+class MergeSitesOperator(ToldToPeopleOperator):
     """Merge what needs nobody, leave the report as evidence, and return what a person has to decide.
 
     :param pair: one of those listed
@@ -50,6 +51,9 @@ class MergeSitesOperator(EstateOperator):
     def __init__(self, *, pair: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pair = pair
+
+    def brings(self) -> tuple[str, str, int]:
+        return self.pair["dataset"], self.pair["other"], 1
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.estate import Role

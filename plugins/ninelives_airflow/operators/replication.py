@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ninelives_airflow.operators.base import EstateOperator
+from ninelives_airflow.operators.human_task import ToldToPeopleOperator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,11 +150,14 @@ class ReplicateModelsOperator(LinkOperator):
         return every_one(releases, artefacts, checkpoints, belongings.versions)
 
 
-class ReplicateDatasetOperator(LinkOperator):
+class ReplicateDatasetOperator(LinkOperator, ToldToPeopleOperator):
     """Copy what a target lacks, read every new object back there and hash it, and leave evidence with the lag.
 
     Of several shards the last one to finish writes the manifests.
     """
+
+    def brings(self) -> tuple[str, str, int]:
+        return self.link["dataset"], self.link["target"], self.shard[0]
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.replication.replicate import Shard

@@ -31,6 +31,8 @@ from ninelives.people.task import (
     open_task,
     open_tasks,
     render_task,
+    say_mended,
+    tell,
 )
 from ninelives.recovery.standby import Item, ServiceReadiness, Standby, State
 
@@ -41,7 +43,11 @@ EVERY_ITEM = (
     "automation", "gateway", "drill", "store", "residency", "licence", "permissions", "release", "model", "replicas",
     "gate",
 )  # fmt: skip
-STEPS = ("verify_data", "warm_up_standby", "move_traffic", "reconcile_data", "warm_up_target", "shift_traffic")
+STEPS = (
+    "verify_data", "warm_up_standby", "move_traffic", "reconcile_data", "warm_up_target", "shift_traffic",
+    "replicate_dataset", "merge_sites",
+)  # fmt: skip
+TOLD = Stopped("replicate_data", "run-1", "replicate_dataset", "Refused: gone", ("alpha",), "dublin", 1, waits=False)
 
 
 def estate(**recovery: Any) -> Estate:
@@ -203,3 +209,36 @@ def test_whatever_happens_at_most_one_task_of_a_step_is_open_and_none_after_its_
         assert all(now < one.until <= NOW + timedelta(minutes=90 * 12) + HOUR for one in found)
     untils = {record.facts["until"] for record in of.ledger().all if record.facts["state"] == "open"}
     assert len(untils) <= 1
+
+
+def test_what_stops_a_run_that_comes_again_is_told_once_for_all_runs_and_shards_until_one_gets_through() -> None:
+    of = systems()
+    first = tell(of, TOLD, NOW)
+    assert first
+    again = replace(TOLD, run="run-2", why="Refused: more is gone")
+    assert tell(of, again, NOW + HOUR) == first
+    assert tell(of, replace(TOLD, map_index=2), NOW + HOUR) == first, "each shard meets the same source"
+    ledger = of.ledger()
+    assert open_tasks(ledger, NOW + 9 * HOUR) == [first], "nobody has to answer, so there is no deadline"
+    assert say_mended(ledger, replace(TOLD, run="run-3", map_index=2), NOW + HOUR) is None, "not the one that stopped"
+    mended = say_mended(ledger, replace(TOLD, run="run-3"), NOW + HOUR)
+    assert mended
+    assert (mended.facts["state"], mended.facts["by"], mended.facts["opened"]) == ("done", None, first.evidence)
+    assert open_tasks(ledger, NOW + HOUR) == []
+    assert say_mended(ledger, TOLD, NOW + HOUR) is None
+    later = tell(of, again, NOW + 2 * HOUR)
+    assert later
+    assert later.stopped.why == "Refused: more is gone"
+
+
+def test_what_is_told_says_that_nothing_waits_and_asks_for_no_answer() -> None:
+    of = systems(of=estate(answer_within=None))
+    task = tell(of, TOLD, NOW)
+    assert task
+    text = render_task(of, task)
+    assert "nothing to answer" in text
+    assert GO_ON not in text
+    assert "--max-shrink 1" in text
+    assert HumanTask.from_record(of.ledger().all[0]) == task
+    nobody = estate().model_copy(update={"people": estate().people[1:]})
+    assert tell(systems(of=nobody), TOLD, NOW) is None
