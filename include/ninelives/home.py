@@ -58,6 +58,11 @@ class Home:
         return self.root / "experiments"
 
     @property
+    def looks(self) -> Path:
+        """``<run>.jsonl``: what was seen of each experiment on users, look by look."""
+        return self.root / "looks"
+
+    @property
     def expectations(self) -> Path:
         """``<suite>/suite.json`` per dataset: ``$NINELIVES_EXPECTATIONS``, by default the folder of the source tree."""
         return Path(os.environ.get("NINELIVES_EXPECTATIONS") or Path(__file__).parents[2] / "expectations").resolve()

@@ -23,3 +23,13 @@ class DataDocsLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:
         seq = getattr(operator, "documented", None)
         return f"/ninelives/gates/{seq}" if seq else ""
+
+
+class ReportLink(BaseOperatorLink):
+    """Opens the page with the picture about an experiment that has ended; absent where nobody was in it."""
+
+    name = "Report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:
+        seq = getattr(operator, "reported", None)
+        return f"/ninelives/experiments/{seq}" if seq else ""

@@ -1,18 +1,213 @@
-"""``ninelives experiment``: who is in it, may it begin, and what it shows."""
+"""``ninelives experiment``: who is in it, may it begin, how it goes, and what it shows."""
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ninelives.cli.common import AsJson, ExitCode, emit, errors
+from ninelives.cli.common import As, AsJson, ExitCode, emit, errors
 from ninelives.cli.recover import ServiceName, check_name, connected
-from ninelives.errors import EstateError, Refused
+from ninelives.errors import EstateError, NinelivesError, Refused
+
+if TYPE_CHECKING:
+    from ninelives.adapters.connected import ConnectedEstate
+    from ninelives.experiments.journal import Journal
+    from ninelives.ports import Record
 
 app = typer.Typer(no_args_is_help=True)
+ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="As the estate declares it.")]
 Exposure = Annotated[str, typer.Option(help="Share of the units that see what is new, like 5%; at most a half.")]
+
+
+@app.command()
+def plan(name: ExperimentName, as_json: AsJson = False) -> None:
+    """May EXPERIMENT begin now, with the arithmetic of what the loss of a site would need; changes nothing.
+
+    Exit 3 if it may not.
+    """
+    from ninelives.experiments.run import outlook
+
+    systems = connected()
+    check_name("experiment", name, systems.estate.experiment_by_name)
+    found = outlook(systems, name)
+
+    def text() -> str:
+        experiment = found.experiment
+        lines = [
+            f"{name}: version {experiment.version} for {experiment.exposure:.4g} of the users of {experiment.service} "
+            f"(by {experiment.header}), as many are the control, until {experiment.until}",
+            *map(str, found.arithmetic),
+        ]
+        return "\n".join([*lines, *(f"against it: {one}" for one in found.against)] if found.against else
+                         [*lines, "it may begin"])  # fmt: skip
+
+    emit(found.facts(), as_json=as_json, text=text)
+    if found.against:
+        raise typer.Exit(ExitCode.MISSED)
+
+
+@app.command()
+def run(
+    name: ExperimentName,
+    here: Annotated[bool, typer.Option("--here", help="In this process, without Airflow.")] = False,
+    user: As = "",
+    wait: Annotated[bool, typer.Option(help="Follow the run to its end, which may be days away.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Begin EXPERIMENT, or go on with it; the same request twice is one run. It ends by itself.
+
+    With --here, or --wait: exit 0 better, 3 stop, worse, no difference or undecided. Where the estate asks for four
+    eyes, only Airflow can ask the second pair.
+    """
+    from ninelives.estate import Approval
+    from ninelives.experiments.judge import Verdict
+    from ninelives.experiments.run import Ending, begin, end
+    from ninelives.experiments.run import run as run_here
+    from ninelives.releases.promotion import approval_of
+
+    systems = connected()
+    check_name("experiment", name, systems.estate.experiment_by_name)
+    if not here:
+        raise typer.Exit(_in_airflow(systems, name, user, wait, as_json))
+    service = systems.estate.experiment_by_name[name].service
+
+    def approve() -> None:
+        if approval_of(systems.estate, service) is not Approval.NONE:
+            raise Refused("approval", ["the estate asks for four eyes: run it without --here, Airflow asks them"])
+
+    begun = begin(systems, name, by=user or getpass.getuser())
+    try:
+        record = run_here(systems, begun, approve=approve)
+    except KeyboardInterrupt:
+        try:
+            end(systems, begun, Ending(Verdict.STOP, ("stopped at the keyboard",)), by=begun.by)
+        except NinelivesError as error:
+            errors.print(f"Not all is back: {error}. Run the same command again.", style="red", markup=False)
+        raise
+    raise typer.Exit(_told(name, record, as_json))
+
+
+def _in_airflow(systems: ConnectedEstate, name: str, user: str, wait: bool, as_json: bool) -> ExitCode:
+    """The run's id is made of the experiment's name and how often it was begun: the same request twice is one run."""
+    from ninelives.cli.drill import airflow_api, follow_run
+    from ninelives.experiments.run import run_id
+
+    api = airflow_api(systems, user)
+    run_name = api.trigger("run_experiment", {"experiment": name}, run_id(systems, name))
+    if not wait:
+        emit({"dag": "run_experiment", "run": run_name}, as_json=as_json, text=lambda: f"Started as {run_name}.")
+        return ExitCode.MET
+    state = follow_run(api, "run_experiment", run_name, tell=lambda line: errors.print(line))
+    journal = _journal(systems, name)
+    ended = _ended(journal)
+    if ended is None:
+        emit({"run": run_name, "state": state}, as_json=as_json, text=lambda: f"run_experiment {run_name}: {state}")
+        return ExitCode.MISSED
+    return _told(name, ended, as_json)
+
+
+def _told(name: str, record: Record, as_json: bool) -> ExitCode:
+    facts = record.facts
+    document = {
+        "experiment": name, "verdict": facts["verdict"], "reasons": facts["reasons"], "by": facts["by"],
+        "evidence": record.seq, "problems": facts["problems"], "judged": facts.get("judged"),
+    }  # fmt: skip
+    lines = [f"{name}: {facts['verdict']}, evidence {record.seq}", *facts["reasons"], *facts["problems"]]
+    emit(document, as_json=as_json, text=lambda: "\n".join(lines))
+    return ExitCode.MET if facts["verdict"] == "better" else ExitCode.MISSED
+
+
+def _journal(systems: ConnectedEstate, name: str) -> Journal:
+    from ninelives.experiments.run import journal_of
+
+    found = journal_of(systems, name)
+    if found is None:
+        check_name("experiment", name, systems.estate.experiment_by_name)
+        raise Refused(f"experiment {name}", ["it was never begun: ninelives experiment run"])
+    return found
+
+
+def _ended(journal: Journal) -> Record | None:
+    from ninelives.experiments.journal import Entry
+
+    return journal.find(Entry.ENDED)
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Argument(metavar="[EXPERIMENT]", help="By default all.")] = "", as_json: AsJson = False
+) -> None:
+    """How each experiment goes: its state, what it shows by now, and whether anybody watches it.
+
+    Exit 3 where one runs that nobody has looked at for longer than its guard-rails may take.
+    """
+    from ninelives.experiments.run import journal_of, standing
+
+    systems = connected()
+    if name:
+        _journal(systems, name)
+    journals = {one: journal_of(systems, one) for one in ([name] if name else systems.estate.experiment_by_name)}
+    rows: list[dict[str, Any]] = [
+        {"experiment": one, **(standing(systems, journal) if journal else {"state": "not begun", "problems": []})}
+        for one, journal in journals.items()
+    ]
+
+    def text() -> str:
+        lines = []
+        for row in rows:
+            seen = f", {row['attempts']} attempts seen until {row['looked_at']}" if row.get("looked_at") else ""
+            lines += [f"{row['experiment']}: {row['state']}{seen}", *row.get("reasons", ()), *row["problems"]]
+        return "\n".join(lines) or "the estate declares no experiment"
+
+    emit(rows, as_json=as_json, text=text)
+    if any(row["problems"] for row in rows):
+        raise typer.Exit(ExitCode.MISSED)
+
+
+@app.command()
+def report(
+    name: ExperimentName,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page with the picture there.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What EXPERIMENT came to, once it has ended. Exit 0 better, 3 otherwise."""
+    from ninelives.experiments.report import read_report
+
+    systems = connected()
+    journal = _journal(systems, name)
+    ended = _ended(journal)
+    if ended is None:
+        raise Refused(f"experiment {name}", [f"it has not ended, it is {journal.state}: ninelives experiment status"])
+    if to is not None:
+        text = read_report(systems, ended)
+        try:
+            to.write_text(text, "utf-8")
+        except OSError as error:
+            raise typer.BadParameter(f"{to} cannot be written: {error.strerror}") from error
+    raise typer.Exit(_told(name, ended, as_json))
+
+
+@app.command()
+def stop(
+    name: ExperimentName,
+    reason: Annotated[str, typer.Option(help="Why, for the evidence.")] = "by hand",
+    by: Annotated[str, typer.Option(help="Who decides it; by default the user of this machine.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """All users of EXPERIMENT back to the version before at once, whoever watches it."""
+    from ninelives.experiments.judge import Verdict
+    from ninelives.experiments.run import Ending, end
+
+    systems = connected()
+    record = end(systems, _journal(systems, name).plan, Ending(Verdict.STOP, (reason,)), by=by or getpass.getuser())
+    emit(
+        {"experiment": name, "verdict": record.facts["verdict"], "evidence": record.seq},
+        as_json=as_json,
+        text=lambda: f"{name} has ended ({record.facts['verdict']}), evidence {record.seq}",
+    )
 
 
 @app.command()

@@ -87,6 +87,7 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
     yield from _failback(estate, broken)
     if "services" not in broken:
         yield from _releases(estate, broken)
+        yield from _experiments(estate)
     if "drills" not in broken:
         yield from _drills(estate, estate.drills, broken)
 
@@ -202,7 +203,7 @@ def _vault(estate: Estate, vault: Vault, broken: Collection[str]) -> Iterator[Fi
 
 
 def _repeated_names(estate: Estate) -> Iterator[Finding]:
-    outside = ("licences", "providers", "consumers")
+    outside = ("licences", "providers", "consumers", "experiments")
     for part in ("people", "sites", "datasets", "models", "services", "streams", "tables", *outside):
         names = [item.name for item in getattr(estate, part)]
         for index, first in _repeated(names):
@@ -271,6 +272,8 @@ def _licence_references(estate: Estate) -> Iterator[tuple[Loc, str, str]]:
 def _outside_references(estate: Estate) -> Iterator[tuple[Loc, str, str]]:
     for index, consumer in enumerate(estate.consumers):
         yield ("consumers", index, "service"), consumer.service, "services"
+    for index, experiment in enumerate(estate.experiments):
+        yield ("experiments", index, "service"), experiment.service, "services"
     for index, provider in enumerate(estate.providers):
         if provider.feed is not None:
             yield ("providers", index, "feed", "stream"), provider.feed.stream, "streams"
@@ -436,6 +439,17 @@ def _releases(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
         if policy.approval is Approval.FOUR_EYES and "people" not in broken:
             for _, message in _four_eyes(estate):
                 yield (*where, "approval"), message
+
+
+def _experiments(estate: Estate) -> Iterator[Finding]:
+    """Experiments that could never begin."""
+    for index, experiment in enumerate(estate.experiments):
+        service = estate.service_by_name.get(experiment.service)
+        if service is not None and service.capacity is None:
+            yield (
+                ("experiments", index, "service"),
+                f"{service.name} declares no capacity, so nobody knows what the loss of a site would need; declare it",
+            )
 
 
 def _kind(value: Value) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ninelives.errors import EstateError, EstateProblem
 from ninelives.estate.check import Finding, find_contradictions
 from ninelives.estate.document import MAX_PROBLEMS, Document, Loc, format_path, read_document
+from ninelives.estate.experiment import Experiment
 from ninelives.estate.explain import explain
 from ninelives.estate.model import Dataset, DrillPolicy, Estate, Licence, Model, Person, Service, Site, Table
 from ninelives.estate.outside import Consumer, Provider
@@ -28,6 +29,7 @@ _ITEMS: dict[str, type[BaseModel]] = {
     "licences": Licence,
     "providers": Provider,
     "consumers": Consumer,
+    "experiments": Experiment,
 }
 
 

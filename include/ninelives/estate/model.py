@@ -12,6 +12,7 @@ from functools import cached_property
 from pydantic import Field
 
 from ninelives.estate.declared import Declared
+from ninelives.estate.experiment import Experiment
 from ninelives.estate.outside import Consumer, Provider
 from ninelives.estate.streams import Stream
 from ninelives.estate.units import DagId, Duration, Name, Percent, Principal, Ratio, TableName, Value
@@ -418,6 +419,7 @@ class Estate(Declared):
     consumers: tuple[Consumer, ...] = Field(
         default=(), description="Who calls the services; a new version that would break one is not promoted."
     )
+    experiments: tuple[Experiment, ...] = ()
     administrators: tuple[Principal, ...] = Field(
         default=(), description="Users and roles that may do everything at every site, and are not looked at."
     )
@@ -456,6 +458,10 @@ class Estate(Declared):
     @cached_property
     def provider_by_name(self) -> dict[str, Provider]:
         return {provider.name: provider for provider in self.providers}
+
+    @cached_property
+    def experiment_by_name(self) -> dict[str, Experiment]:
+        return {experiment.name: experiment for experiment in self.experiments}
 
     def licences_of(self, service: Service) -> tuple[Licence, ...]:
         """Those that the service needs wherever it serves."""

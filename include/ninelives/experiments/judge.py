@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ninelives.errors import EstateError, EstateProblem
+from ninelives.estate.experiment import BLIND_LOOKS
 from ninelives.estate.units import Name
 from ninelives.experiments.effect import Effect, Sample, effects, mismatched
 from ninelives.releases import judge as canary
@@ -20,8 +21,6 @@ from ninelives.releases.judge import Metric
 
 ERRORS, LATENCY = "errors", "latency"
 """Guard-rails that no experiment goes without: errors per attempt, and at least one that begins with ``latency``."""
-BLIND_LOOKS = 3
-"""A guard-rail that has seen nothing for so many looks guards nothing."""
 _Number = Annotated[float, Field(ge=-1e100, le=1e100, allow_inf_nan=False)]
 
 

@@ -54,16 +54,56 @@ def _capacity(service: Service, replicas: Mapping[str, int], load: Load) -> list
     strange = sorted(set(load.taken) - set(service.sites))
     if strange:
         return [f"it is not served from {', '.join(strange)}, where replicas would be taken"]
+    return [one.shortage for one in arithmetic(service, replicas, load) if one.short]
+
+
+@dataclass(frozen=True)
+class Borne:
+    """What is left of a service when a site is lost, and what its users then need beside the experiment."""
+
+    lost: str | None
+    replicas: int
+    capacity: int
+    """requests per second of a replica"""
+    load: Load
+
+    @property
+    def carried(self) -> float:
+        return self.replicas * self.capacity
+
+    @property
+    def needed(self) -> float:
+        # At whatever site a user ends, what is new costs what it costs; cheaper requests are a gain nobody has yet.
+        return self.load.peak * (1 + self.load.exposure * max(self.load.cost - 1, 0))
+
+    @property
+    def short(self) -> bool:
+        return self.carried < self.needed
+
+    @property
+    def when(self) -> str:
+        return f"with {self.lost} lost" if self.lost else "with every site there"
+
+    @property
+    def shortage(self) -> str:
+        return f"{self.when}, {self.carried:g} requests a second could be answered, and {self.needed:.4g} are needed"
+
+    def __str__(self) -> str:
+        load = self.load
+        return (
+            f"{self.when}: {self.replicas} replicas x {self.capacity}/s = {self.carried:g}/s, needed {load.peak:g}/s x "
+            f"(1 + {load.exposure:.4g} x {max(load.cost - 1, 0):g}) = {self.needed:.4g}/s: "
+            f"{'too little' if self.short else 'enough'}"
+        )
+
+
+def arithmetic(service: Service, replicas: Mapping[str, int], load: Load) -> list[Borne]:
+    """With every site there, and with each of them lost; nothing where no capacity is declared."""
+    if service.capacity is None:
+        return []
     left = {site: replicas.get(site, 0) - load.taken.get(site, 0) for site in service.sites}
-    # At whatever site a user ends, what is new costs what it costs; cheaper requests are a gain that nobody has yet.
-    needed = load.peak * (1 + load.exposure * max(load.cost - 1, 0))
-    against = []
-    for lost in (None, *service.sites) if len(service.sites) > 1 else (None,):
-        carried = max(0, serving(service, left, lost)) * service.capacity
-        if carried < needed:
-            when = f"with {lost} lost" if lost else "with every site there"
-            against.append(f"{when}, {carried:g} requests a second could be answered, and {needed:.4g} are needed")
-    return against
+    losses = (None, *service.sites) if len(service.sites) > 1 else (None,)
+    return [Borne(lost, max(0, serving(service, left, lost)), service.capacity, load) for lost in losses]
 
 
 def serving(service: Service, left: Mapping[str, int], lost: str | None) -> int:

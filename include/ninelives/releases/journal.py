@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from ninelives.ports import Ledger, Record
 
@@ -50,7 +50,7 @@ class Plan:
     """ISO, UTC."""
 
     @classmethod
-    def from_dict(cls, plan: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, plan: Mapping[str, Any]) -> Self:
         return cls(**plan)
 
     def to_dict(self) -> dict[str, Any]:

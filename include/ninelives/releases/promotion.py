@@ -76,6 +76,10 @@ def begin(systems: Systems, service_name: str, version: str, *, by: str, again: 
         raise Refused(what, [f"the promotion to version {open_runs[0].plan.new} is not over; roll it back first"])
     if same and (same[-1].outcome is not Outcome.ROLLED_BACK or same[-1].open or not again):
         return same[-1].plan
+    split = systems.gateway().state().versions.get(service.name)
+    if split and split.assignment:
+        name = split.assignment.experiment
+        raise Refused(what, [f"the experiment {name} is under way; it ends by itself, or ninelives experiment stop"])
     shared = [one.name for one in systems.estate.services if one.model == service.model and one.name != service.name]
     if shared:
         raise Refused(what, [f"{', '.join(shared)} is answered by the same model; give it a model of its own"])

@@ -6,14 +6,13 @@ writer killed in mid-line leaves a torn last line, which never counted and which
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from ninelives.errors import Corrupted
+from ninelives.files import append_lines
 
 JOURNAL = "acks.jsonl"
 """Name of the journal in ``home.feed``."""
@@ -39,45 +38,7 @@ def append_ack(path: Path, ack: Ack) -> None:
 
     :raises OSError: the disk is full or not writable; the ack is then not recorded
     """
-    line = ack.model_dump_json().encode() + b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        end = _cut_torn_line(fd)
-        try:
-            written = os.write(fd, line)
-            while written < len(line):
-                written += os.write(fd, line[written:])
-            os.fsync(fd)
-        except OSError:
-            os.ftruncate(fd, end)
-            raise
-    finally:
-        os.close(fd)
-    if new:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _cut_torn_line(fd: int) -> int:
-    """Cut what follows the last newline; return the new length in bytes."""
-    end = length = os.fstat(fd).st_size
-    step = 4096
-    while end > 0:
-        start = max(0, end - step)
-        block = os.pread(fd, end - start, start)
-        if (at := block.rfind(b"\n")) >= 0:
-            end = start + at + 1
-            break
-        end = start
-    if end != length:
-        os.ftruncate(fd, end)
-    return end
+    append_lines(path, ack.model_dump_json().encode() + b"\n")
 
 
 def read_acks(path: Path) -> list[Ack]:

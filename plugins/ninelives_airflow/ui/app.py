@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Callable
 from functools import cache
 
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
@@ -13,8 +14,9 @@ from fastapi.responses import HTMLResponse
 
 from ninelives.adapters.ledger import SqlLedger
 from ninelives.errors import NinelivesError, Refused
+from ninelives.experiments.report import read_report
 from ninelives.gates.docs import read_docs
-from ninelives.ports import Record
+from ninelives.ports import Record, Systems
 from ninelives_airflow.hooks.estate import AirflowConnections, EstateHook
 
 app = FastAPI(title="Ninelives", docs_url=None, redoc_url=None, openapi_url=None)
@@ -61,9 +63,19 @@ def show_evidence(seq: int) -> str:
 @app.get("/gates/{seq}", dependencies=[_SIGNED_IN])
 def show_docs(seq: int) -> HTMLResponse:
     """Great Expectations' Data Docs of one verdict."""
+    return _page(read_docs, seq)
+
+
+@app.get("/experiments/{seq}", dependencies=[_SIGNED_IN])
+def show_report(seq: int) -> HTMLResponse:
+    """The report of one experiment on users."""
+    return _page(read_report, seq)
+
+
+def _page(read: Callable[[Systems, Record], str], seq: int) -> HTMLResponse:
     record = _record(seq)
     try:
-        return HTMLResponse(read_docs(EstateHook(), record), headers=_INERT)
+        return HTMLResponse(read(EstateHook(), record), headers=_INERT)
     except Refused as error:
         raise HTTPException(404, str(error)) from error
     except NinelivesError as error:
