@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from support.processes import wait_until
@@ -20,10 +20,14 @@ KEY, SECRET = "replicationtestkey00", "replicationtestsecret00"
 
 
 class Site:
-    """One store: a folder and the process that serves it, at an address that it keeps when it is restarted."""
+    """One store: a folder and the process that serves it, at an address that it keeps when it is restarted.
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.folder, self.port = name, folder, 0
+    :param host: where it listens
+    :param within: what its command begins with, where it runs in a network of its own
+    """
+
+    def __init__(self, name: str, folder: Path, *, host: str = "127.0.0.1", within: Sequence[str] = ()) -> None:
+        self.name, self.folder, self.port, self.host, self.within = name, folder, 0, host, list(within)
         self.process: subprocess.Popen[bytes] | None = None
         self._clients: dict[int, S3ObjectStore] = {}
         for bucket in ("data", "models", "mlflow"):
@@ -33,12 +37,23 @@ class Site:
         log = self.folder.with_name(f"{self.name}.log")
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [find_rclone(), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--config", os.devnull, self.folder],
+                [
+                    *self.within,
+                    find_rclone(),
+                    "serve",
+                    "s3",
+                    "--addr",
+                    f"{self.host}:{self.port}",
+                    "--config",
+                    os.devnull,
+                    self.folder,
+                ],
                 env={**os.environ, "RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'},
                 stderr=stderr,
                 start_new_session=True,
             )
-        found = wait_until(lambda: re.search(rb"127\.0\.0\.1:(\d+)", log.read_bytes()), f"{self.name} names its port")
+        address = re.compile(re.escape(self.host).encode() + rb":(\d+)")
+        found = wait_until(lambda: address.search(log.read_bytes()), f"{self.name} names its port")
         self.port = int(found[1])
         wait_until(self._answers, f"{self.name} answers")
 
@@ -56,7 +71,7 @@ class Site:
 
     @property
     def connection(self) -> Connection:
-        extra = {"endpoint_url": f"http://127.0.0.1:{self.port}", "region_name": "us-east-1"}
+        extra = {"endpoint_url": f"http://{self.host}:{self.port}", "region_name": "us-east-1"}
         return Connection(f"ninelives_{self.name}_store", login=KEY, password=SECRET, extra=extra)
 
     @property
