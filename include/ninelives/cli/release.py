@@ -130,6 +130,7 @@ def status(service: ServiceName, as_json: AsJson = False) -> None:
         shares = ", ".join(f"version {version} {share}%" for version, share in found["shares"].items())
         run = found["run"]
         lines = [f"{service}: {shares or 'as its sites serve'}"]
+        lines += [f"the experiment {found['experiment']} is under way"] if found["experiment"] else []
         lines += [f"{run['run']}: {run['state']}, done: {', '.join(run['done'])}"] if run else []
         return "\n".join([*lines, *found["problems"]])
 

@@ -144,7 +144,7 @@ class Stretch:
 
     since: datetime | None
     """``None``: from before the ledger knows."""
-    shares: Mapping[str, int]
+    shares: Mapping[str, float]
     """Percent per version."""
     decided_by: str
     evidence: int | None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from ninelives.errors import NinelivesError
+from ninelives.experiments import journal as experiments
 from ninelives.ports import Systems
 from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, read
 from ninelives.releases.publish import BUCKET, pointer_key, read_release
@@ -54,8 +56,14 @@ def release_status(systems: Systems, service_name: str, now: datetime | None = N
                     f"version {journal.plan.old} was to be kept until {until:%Y-%m-%d %H:%M} UTC and still is: "
                     f"ninelives release retire {service.name}"
                 )
-    elif split:
+    elif split and not split.assignment:
         problems.append("the gateway divides requests between versions, and the ledger knows of no promotion")
+    experiment = split.assignment.experiment if split and split.assignment else None
+    if experiment and not any(one.open and one.plan.experiment == experiment for one in _runs(systems, service_name)):
+        problems.append(
+            f"the gateway divides users for the experiment {experiment}, which the ledger says is over: ninelives "
+            f"experiment stop {experiment}"
+        )
     return {
         "service": service.name,
         "model": service.model,
@@ -63,6 +71,7 @@ def release_status(systems: Systems, service_name: str, now: datetime | None = N
         "pointers": pointers,
         "champion": champion,
         "run": found_run,
+        "experiment": experiment,
         "problems": problems,
     }
 
@@ -71,7 +80,8 @@ def release_history(systems: Systems, service_name: str, instant: datetime | Non
     """How each stretch of time was answered, oldest first; with ``instant`` only the one that it lies in."""
     service = systems.estate.service_by_name[service_name]
     journals = read(systems.ledger(), service.name)
-    stretches = history(journals, _before(systems, service.sites[0], service.model, journals))
+    first, *later = history(journals, _before(systems, service.sites[0], service.model, journals))
+    stretches = [first, *sorted([*later, *_experiments(systems, service_name)], key=lambda one: one.evidence or 0)]
     return [
         {
             "since": one.since.isoformat() if one.since else None,
@@ -83,6 +93,26 @@ def release_history(systems: Systems, service_name: str, instant: datetime | Non
         }
         for one in (stretches if instant is None else [at(stretches, instant)])
     ]
+
+
+def _runs(systems: Systems, service: str) -> list[experiments.Journal]:
+    return experiments.read(systems.ledger(), service)
+
+
+def _experiments(systems: Systems, service: str) -> Iterator[Stretch]:
+    """How the users who say who they are were answered while there was an experiment; all others had the control."""
+    entries = experiments.Entry
+    for journal in _runs(systems, service):
+        intent = journal.find(entries.INTENT)
+        percent = intent.facts["parts"] / 100 if intent else 0
+        divided = {journal.plan.old: 100 - percent, journal.plan.new: percent}
+        for record in journal.records if intent else ():
+            what = record.facts["entry"]
+            if what in (entries.INTENT, entries.DIVIDED, entries.ENDING, entries.ENDED):
+                shares = divided if what in (entries.INTENT, entries.DIVIDED) else {journal.plan.old: 100}
+                changing = what in (entries.INTENT, entries.ENDING)
+                why = f"experiment {journal.plan.experiment}: {'; '.join(record.facts.get('reasons', ())) or 'running'}"
+                yield Stretch(record.at, shares, record.facts["by"], record.seq, why, changing=changing)
 
 
 def _before(systems: Systems, site: str, model: str, journals: Any) -> Stretch:

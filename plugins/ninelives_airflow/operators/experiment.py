@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -48,6 +50,19 @@ class ExperimentOperator(PlannedOperator):
 
         return ExperimentPlan.from_dict(self.plan)
 
+    @contextmanager
+    def ending(self, systems: EstateHook) -> Iterator[None]:
+        """What is refused inside ends the experiment, with the reasons in its evidence."""
+        from ninelives.errors import Refused
+        from ninelives.experiments.judge import Verdict
+        from ninelives.experiments.run import Ending, end
+
+        try:
+            yield
+        except Refused as refused:
+            end(systems, self.experiment, Ending(Verdict.STOP, refused.reasons), by=self.experiment.by)
+            raise
+
 
 class ExperimentStepOperator(ExperimentOperator):
     """One or more steps before any user, each unless the journal says that it is done.
@@ -69,7 +84,8 @@ class ExperimentStepOperator(ExperimentOperator):
             return approved_by(systems, context, approval_of(systems.estate, plan.service), "approve_experiment")
 
         known = steps(systems, plan, approve=approve)
-        return {name: run_step(systems, plan, name, known[name]) for name in self.steps}
+        with self.ending(systems):
+            return {name: run_step(systems, plan, name, known[name]) for name in self.steps}
 
 
 class ApproveExperimentOperator(FourEyesOperator):
@@ -90,7 +106,8 @@ class WatchExperimentOperator(ExperimentOperator):
 
         plan = self.experiment
         if not of_run(systems.ledger(), plan).find(Entry.ENDING):  # a repeated try finds what a trigger has ended
-            divide(systems, plan)
+            with self.ending(systems):
+                divide(systems, plan)
             self.defer(trigger=ExperimentTrigger(plan=self.plan), method_name="resume")
         return {}
 

@@ -20,9 +20,22 @@ from ninelives.experiments.judge import Verdict
 from ninelives.experiments.looks import STRETCH, Counted, Row, append, guard_rails, read_rows
 from ninelives.experiments.outcomes import Outcomes
 from ninelives.experiments.report import read_report
-from ninelives.experiments.run import Ending, Watch, begin, divide, end, journal_of, outlook, run, run_step, steps
+from ninelives.experiments.run import (
+    Ending,
+    Watch,
+    begin,
+    divide,
+    end,
+    journal_of,
+    outlook,
+    run,
+    run_step,
+    split_of,
+    steps,
+)
 from ninelives.ports import Attempt, Attempts, Record
 from ninelives.releases import journal as releases
+from ninelives.releases.status import release_history, release_status
 
 
 @pytest.fixture(autouse=True)
@@ -211,6 +224,28 @@ def test_promotions_and_experiments_are_one_change_at_a_time(tmp_path: Path) -> 
     systems.declare(name="another")
     with pytest.raises(Refused, match="the promotion to version 2 is not over"):
         begin(systems, "another", by="ada")  # type: ignore[arg-type]
+
+
+def test_the_history_of_a_service_says_who_was_answered_by_what_and_its_status_is_sound(tmp_path: Path) -> None:
+    systems = ExperimentMemory(tmp_path)
+    watch = running(systems)
+    status = release_status(systems, "alpha")  # type: ignore[arg-type]
+    assert (status["experiment"], status["problems"]) == (NAME, [])
+    end(systems, watch.plan, Ending(Verdict.STOP, ("complaints",)), by="grace")  # type: ignore[arg-type]
+    rows = [
+        (row["shares"], row["changing"], row["decided_by"])
+        for row in release_history(systems, "alpha")[1:]  # type: ignore[arg-type]
+    ]
+    both = {"1": 80, "2": 20}
+    assert rows == [
+        (both, True, "ada"),
+        (both, False, "ada"),
+        ({"1": 100}, True, "grace"),
+        ({"1": 100}, False, "grace"),
+    ]
+    systems.gateway().split("alpha", split_of(watch.experiment, watch.plan), token=99)
+    (problem,) = release_status(systems, "alpha")["problems"]  # type: ignore[arg-type]
+    assert "which the ledger says is over" in problem
 
 
 def test_what_it_is_decided_by_is_what_was_declared_when_it_began(tmp_path: Path) -> None:
