@@ -59,7 +59,7 @@ def test_the_same_request_twice_is_one_promotion_by_whoever_asked_first(systems:
 def test_a_no_takes_requests_back_before_the_task_fails(systems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = begun(systems)
     step(systems, plan, *CHECKS)
-    worse = (lambda metrics: (Decision.ROLL_BACK, ["errors are higher"]),)
+    worse = (lambda metrics, horizon: (Decision.ROLL_BACK, ["errors are higher"]),)
     monkeypatch.setattr(promotion.try_on_users, "__defaults__", worse)
     monkeypatch.setattr(promotion.steps, "__kwdefaults__", {"judge": worse[0]})
     with pytest.raises(Refused, match="errors are higher"):
@@ -84,7 +84,7 @@ def test_a_version_that_took_over_is_recorded_as_promoted_however_often(
     systems: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = begun(systems)
-    monkeypatch.setattr(promotion.steps, "__kwdefaults__", {"judge": lambda metrics: (Decision.PROMOTE, [])})
+    monkeypatch.setattr(promotion.steps, "__kwdefaults__", {"judge": lambda metrics, horizon: (Decision.PROMOTE, [])})
     step(systems, plan, *CHECKS, "shadow", "canary", "take_over")
     assert recorded(systems, plan) == recorded(systems, plan)
     (journal,) = read(systems.ledger(), "alpha")

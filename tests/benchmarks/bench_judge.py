@@ -1,6 +1,6 @@
 """The canary judge beside Kayenta's and a fixed threshold, by simulation on frozen scenarios.
 
-Run: ``python tests/benchmarks/bench_judge.py [--runs 1000] [--seed 902611] [--write]``. Prints the table in Markdown;
+Run: ``python tests/benchmarks/bench_judge.py [--runs 1000] [--seed 711204] [--write]``. Prints the table in Markdown;
 ``--write`` puts it and the curves into ``docs/``. Seeds below 1,000 were used while the judge was made; those of the
 table were not.
 """
@@ -380,7 +380,7 @@ def write(rows: list[Row], runs: int, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=902_611)
+    parser.add_argument("--seed", type=int, default=711_204)
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
     check_batch()

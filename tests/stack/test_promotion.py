@@ -13,12 +13,19 @@ from support.processes import ROOT, Process, wait_until
 from support.promotion import release_of
 from support.releases import Load, ReleaseWorld, flaky_model, plain_judge, release_world, slow_model
 
+from ninelives.releases import canary
 from ninelives.releases.journal import Entry, Journal, Outcome, of_run, read
 from ninelives.releases.promotion import begin, promote, roll_back, steps
 from ninelives.releases.publish import read_release, stage
 from ninelives.serving.protocol import encode_request
 
 pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(autouse=True)
+def _short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shares of these promotions are held for less than a second."""
+    monkeypatch.setattr(canary, "SHORTEST", 0.1)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
-"""``ninelives release judge`` and ``ninelives release sample``."""
+"""``ninelives release judge``, ``ninelives release sample`` and ``ninelives release label``."""
 
 from __future__ import annotations
 
+import getpass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ninelives.cli.common import AsJson, ExitCode, emit, errors
+from ninelives.cli.recover import ServiceName, check_name, connected
 from ninelives.errors import EstateError
 
 
@@ -65,4 +67,35 @@ def sample(
         {"attempts": attempts, "minutes": minutes},
         as_json=as_json,
         text=lambda: f"{attempts:,} attempts of the canary, {minutes:,.0f} minutes at {per_minute:g} a minute",
+    )
+
+
+def label(
+    service: ServiceName,
+    source: Annotated[
+        Path, typer.Option("--input", metavar="FILE", help='JSON: [{"version": "7", "right": 950, "wrong": 50}, ...].')
+    ],
+    batch: Annotated[str, typer.Option(help="Its own name, like 2026-11-26T14: the same one is not counted twice.")],
+    by: Annotated[str, typer.Option(help="Who says so; by default the user of this machine.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Tell which answers of SERVICE were right, now that the truth has come; a promotion judges by it.
+
+    Per version, only requests since the promotion began that no batch before has counted; both versions in each.
+    """
+    from ninelives.releases.labels import read_batch, record_labels
+
+    systems = connected()
+    check_name("service", service, systems.estate.service_by_name)
+    try:
+        labels = read_batch(source)
+    except EstateError as error:
+        errors.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(ExitCode.USAGE) from error
+    record = record_labels(systems.ledger(), systems.estate, service, labels, once=batch, by=by or getpass.getuser())
+    counts = ", ".join(f"version {one.version}: {one.right} right, {one.wrong} wrong" for one in labels)
+    emit(
+        {"service": service, "batch": batch, "evidence": record.seq},
+        as_json=as_json,
+        text=lambda: f"{service}: {counts}; evidence {record.seq}",
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 app.command()(judge.judge)
 app.command()(judge.sample)
+app.command()(judge.label)
 
 Version = Annotated[str, typer.Option("--version", help="The model's version in the registry.")]
 

@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from enum import StrEnum
 from functools import cached_property
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from ninelives.estate.declared import Declared
 from ninelives.estate.experiment import Experiment
@@ -238,6 +238,10 @@ class ReleasePolicy(Declared):
         ),
         min_length=1,
         description="Growing shares of real traffic before all of it.",
+    )
+    labels: StrictBool = Field(
+        default=False,
+        description="The truth comes later, by ninelives release label; without enough of it nothing is promoted.",
     )
     patience: Duration = Field(
         default="1h", validate_default=True, description="How long a step may stay undecided before it is rolled back."

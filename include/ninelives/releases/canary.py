@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from ninelives.errors import Refused
 from ninelives.ports import Attempt, Replica
 
-ERRORS, LATENCY, TAIL = "errors", "latency-p50", "latency-p99"
+ERRORS, LATENCY, TAIL, QUALITY = "errors", "latency-p50", "latency-p99", "quality"
 
-LOOKS = 30
-"""Stretches of equal length that the time of a canary is divided into, the same for both versions."""
+LOOKS = 150
+"""Looks at a canary in all its time as declared. Each is of the attempts since the one before, the same for both
+versions, and never changes again: what the judge says of all looks together holds only then."""
+SHORTEST = 10.0
+"""Of a look, seconds: rates that wander for some seconds in one version alone are one value to the judge, not ten."""
 
-HARMLESS_MS = 1.0
-"""Added to each latency: nobody feels a tenth more of a fraction of a millisecond."""
+REFERENCE, LEAST_REFERENCE = 1000, 100
+"""The newest attempts of the old version before a look that say what is slow in it; with fewer nothing is known."""
+HARMLESS, HARMLESS_MS = 1.05, 1.0
+"""Times and milliseconds that an attempt of the new version may take longer before it counts as slow."""
+HALF_AGAIN = 1.25
+"""How many times as many attempts may be slower than half of them: there cannot be more than twice as many."""
 
 
 class Decision(StrEnum):
@@ -25,15 +36,18 @@ class Decision(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
-Judge = Callable[[list[dict[str, Any]]], tuple[Decision, list[str]]]
-"""Metrics to a decision with its reasons."""
+Judge = Callable[[list[dict[str, Any]], int], tuple[Decision, list[str]]]
+"""Metrics, and the looks after which it may promote, to a decision with its reasons."""
 
 
 @dataclass(frozen=True)
 class Looked:
     """What the replicas remember since an instant."""
 
+    old: str
+    new: str
     control: tuple[Attempt, ...]
+    """In the order of their times."""
     experiment: tuple[Attempt, ...]
 
     def facts(self) -> dict[str, Any]:
@@ -65,78 +79,151 @@ def look(
                 experiment += recent
             elif which == "stable" and version == old:
                 control += recent
-    return Looked(*(tuple(sorted(arm_, key=lambda one: one.at)) for arm_ in (control, experiment)))
+    return Looked(old, new, *(tuple(sorted(arm_, key=lambda one: one.at)) for arm_ in (control, experiment)))
 
 
-def metrics_of(looked: Looked, quality: float) -> list[dict[str, Any]]:
-    """Errors per attempt, and the median and 99th percentile of latency (ms), side by side over the same stretches.
+@dataclass(frozen=True)
+class Labels:
+    """Answers of which the truth has come, by version: how many were right, and how many wrong."""
 
-    :param quality: share of correct answers that is promised: fewer errors than it allows never matter
-    """
-    both = [*looked.control, *looked.experiment]
-    if not both:
-        return [_errors([], [], quality), _level(LATENCY, 0.5, [], []), _level(TAIL, 0.99, [], [])]
-    first, last = min(one.at for one in both), max(one.at for one in both)
-    control, experiment = (_stretches(arm, first, last) for arm in (looked.control, looked.experiment))
-    return [
-        _errors(control, experiment, quality),
-        _level(LATENCY, 0.5, control, experiment),
-        _level(TAIL, 0.99, control, experiment),
-    ]
+    at: float
+    """When it came: unix time, s."""
+    right: Mapping[str, int]
+    wrong: Mapping[str, int]
 
 
-def judged(metrics: list[dict[str, Any]]) -> tuple[Decision, list[str]]:
-    """What the judge of this package says, however often it is asked."""
+class Counted(NamedTuple):
+    """What happened between two looks: ``bad`` of so many ``tried``, for both versions."""
+
+    control_bad: int = 0
+    control_tried: int = 0
+    bad: int = 0
+    tried: int = 0
+
+
+class Series:
+    """Looks at a canary, at equal distances from a fixed beginning. What was counted once is not counted anew."""
+
+    def __init__(self, since: float, declared: float, quality: float, *, labels: bool = False) -> None:
+        """
+        :param since: unix time, s, when the first request could go to the new version
+        :param declared: seconds, the sum of all holds, after which the judge may promote
+        :param quality: share of correct answers that is promised: fewer errors than it allows never matter
+        :param labels: the truth comes later, and is judged too
+        """
+        self.since = since
+        self.every = max(declared / LOOKS, SHORTEST)
+        self.horizon = max(1, math.ceil(round(declared / self.every, 6)))
+        self.floors = {ERRORS: round(1 - quality, 9), LATENCY: 0.5, TAIL: 0.01, **({QUALITY: 0.0} if labels else {})}
+        self.counted: dict[str, list[Counted]] = {name: [] for name in self.floors}
+
+    @property
+    def looks(self) -> int:
+        return len(self.counted[ERRORS])
+
+    @property
+    def begins(self) -> datetime:
+        """The look that is not complete yet."""
+        return datetime.fromtimestamp(self.since + self.looks * self.every, UTC)
+
+    def document(self) -> dict[str, list[list[int]]]:
+        return {name: [list(one) for one in counted] for name, counted in self.counted.items()}
+
+    def go_on(self, document: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        """From what an earlier step has counted: replicas forget."""
+        if document.keys() == self.counted.keys():
+            self.counted = {name: [Counted(*one) for one in counted] for name, counted in document.items()}
+
+    def add(self, looked: Looked, now: float, labels: Sequence[Labels] = ()) -> bool:
+        """Count what is complete; whether there was anything new.
+
+        :param looked: attempts of a replica may be missing that it has forgotten already
+        :param now: unix time, s, before the replicas were asked
+        """
+        complete = int((now - self.since) / self.every)
+        if complete <= self.looks:
+            return False
+        cut = [self.since + number * self.every for number in range(self.looks, complete + 1)]
+        times = [[one.at for one in arm] for arm in (looked.control, looked.experiment)]
+        for first, last in pairwise(cut):
+            begin = bisect_left(times[0], first)
+            control = looked.control[begin : bisect_left(times[0], last)]
+            experiment = looked.experiment[bisect_left(times[1], first) : bisect_left(times[1], last)]
+            before = sorted(one.latency for one in looked.control[max(0, begin - REFERENCE) : begin] if one.good)
+            self.counted[ERRORS].append(_errors(control, experiment))
+            self.counted[LATENCY].append(_slower(control, experiment, before, 0.5))
+            self.counted[TAIL].append(_slower(control, experiment, before, 0.99))
+            if QUALITY in self.counted:
+                come = [one for one in labels if first <= one.at < last]
+                self.counted[QUALITY].append(_wrong(come, looked.old, looked.new))
+        return True
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """For the judge, with as many looks as there were."""
+        return [_metric(name, self.floors[name], counted) for name, counted in self.counted.items()]
+
+
+def judged(metrics: list[dict[str, Any]], horizon: int) -> tuple[Decision, list[str]]:
+    """What the judge of this package says."""
     from ninelives.releases.judge import judge
 
-    verdict = judge(metrics, mode="sequential")
+    verdict = judge(metrics, mode="sequential", horizon=horizon)
     return Decision(str(verdict.verdict)), list(verdict.reasons)
 
 
-def _stretches(attempts: Sequence[Attempt], first: float, last: float) -> list[list[Attempt]]:
-    parts: list[list[Attempt]] = [[] for _ in range(LOOKS)]
-    for one in attempts:
-        parts[min(LOOKS - 1, int((one.at - first) / max(last - first, 1e-9) * LOOKS))].append(one)
-    return parts
+def _errors(control: Sequence[Attempt], experiment: Sequence[Attempt]) -> Counted:
+    wrong = [sum(not one.good for one in arm) for arm in (control, experiment)]
+    return Counted(wrong[0], len(control), wrong[1], len(experiment))
 
 
-def _errors(control: list[list[Attempt]], experiment: list[list[Attempt]], quality: float) -> dict[str, Any]:
-    return {
-        "name": ERRORS,
-        "direction": "increase",
-        "control": [float(sum(not one.good for one in part)) for part in control],
-        "experiment": [float(sum(not one.good for one in part)) for part in experiment],
-        "control_attempts": [float(len(part)) for part in control],
-        "experiment_attempts": [float(len(part)) for part in experiment],
-        "floor": round(1 - quality, 9),
-    }
+def _slower(
+    control: Sequence[Attempt], experiment: Sequence[Attempt], before: Sequence[float], share: float
+) -> Counted:
+    """Attempts slower than that share of the old version's before them.
+
+    A quantile of each look's own attempts would depend on how many there are, and a canary has fewer.
+    """
+    if len(before) < LEAST_REFERENCE:
+        return Counted()
+    slow = before[min(len(before) - 1, int(share * len(before)))]
+    allowed = slow * HARMLESS + HARMLESS_MS / 1000
+    arms = [[one.latency for one in arm if one.good] for arm in (control, experiment)]
+    late = sum(one > slow for one in arms[0]), sum(one > allowed for one in arms[1])
+    return Counted(late[0], len(arms[0]), late[1], len(arms[1]))
 
 
-def _level(name: str, share: float, control: list[list[Attempt]], experiment: list[list[Attempt]]) -> dict[str, Any]:
+def _wrong(labels: Sequence[Labels], old: str, new: str) -> Counted:
+    (control, control_right), (experiment, right) = (
+        (sum(one.wrong.get(version, 0) for one in labels), sum(one.right.get(version, 0) for one in labels))
+        for version in (old, new)
+    )
+    return Counted(control, control + control_right, experiment, experiment + right)
+
+
+def _metric(name: str, floor: float, counted: Sequence[Counted]) -> dict[str, Any]:
     return {
         "name": name,
         "direction": "increase",
-        "control": [_quantile(part, share) for part in control],
-        "experiment": [_quantile(part, share) for part in experiment],
+        "control": [one.control_bad for one in counted],
+        "experiment": [one.bad for one in counted],
+        "control_attempts": [one.control_tried for one in counted],
+        "experiment_attempts": [one.tried for one in counted],
+        "floor": floor,
+        **({"allowed": [1, HALF_AGAIN]} if name == LATENCY else {}),
     }
-
-
-def _quantile(attempts: Sequence[Attempt], share: float) -> float | None:
-    latencies = sorted(one.latency * 1000 for one in attempts if one.good)
-    return latencies[min(len(latencies) - 1, int(share * len(latencies)))] + HARMLESS_MS if latencies else None
 
 
 def _summary(attempts: Sequence[Attempt]) -> dict[str, Any]:
     latencies = sorted(one.latency * 1000 for one in attempts if one.good)
     compared = [one.agrees for one in attempts if one.agrees is not None]
-    quantile = {
-        f"p{int(share * 100)}_ms": round(latencies[min(len(latencies) - 1, int(share * len(latencies)))], 3)
+    quantiles = {
+        f"p{int(100 * share)}_ms": round(latencies[min(len(latencies) - 1, int(share * len(latencies)))], 3)
         for share in (0.5, 0.99)
         if latencies
     }
     return {
         "attempts": len(attempts),
         "errors": sum(not one.good for one in attempts),
-        **quantile,
+        **quantiles,
         **({"compared": len(compared), "agreed": sum(map(bool, compared))} if compared else {}),
     }

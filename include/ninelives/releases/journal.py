@@ -25,6 +25,8 @@ class Entry(StrEnum):
     INTENT = "intent"
     TRAFFIC = "traffic"
     """The gateway does what the intent said."""
+    COUNTED = "counted"
+    """What the judge was shown by the end of a step, look by look."""
     ROLL_BACK = "roll back"
     """From here on there is only the way back."""
     ENDED = "ended"

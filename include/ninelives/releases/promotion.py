@@ -24,9 +24,10 @@ from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
 from ninelives.interfaces import compare, interface_breaks, signature_of
 from ninelives.ports import Answer, ObjectStore, Record, Replica, Systems, VersionSplit
-from ninelives.releases.canary import Decision, Judge, judged, look, metrics_of
+from ninelives.releases.canary import Decision, Judge, Series, judged, look
 from ninelives.releases.golden import answers_match
 from ninelives.releases.journal import Entry, Outcome, Plan, of_run, read, write
+from ninelives.releases.labels import labels_since
 from ninelives.releases.publish import BUCKET, Release, publish, read_candidate, read_release, record_golden, stage
 from ninelives.releases.scan import scan
 from ninelives.serving.warm_up import settle
@@ -327,19 +328,42 @@ def _watch(
     boots = warm.facts["found"]["boots"]
     replicas = [replica for site in service.sites for replica in systems.replicas(site)]
     arm, known = ("shadow", since) if split.shadow else ("canary", tried.at if tried else since)
+    holds = [hold] if split.shadow else [step.hold for step in service.release.canary]
+    labels = service.release.labels and not split.shadow  # users never got the answers to copies
+    declared = sum(holds, timedelta()).total_seconds()
+    series = Series(known.timestamp(), declared, service.objective.quality, labels=labels)
+    if before := [one for one in journal.records if one.facts["entry"] == Entry.COUNTED and not split.shadow]:
+        series.go_on(before[-1].facts["looks"])
+    release, _ = candidate(systems, plan)
+    decision: Decision | None = None
     while True:
+        now = time.time()
         looked = look(replicas, plan.model, boots, arm=arm, old=plan.old, new=plan.new, since=known.timestamp())
-        decision, reasons = judge(metrics_of(looked, service.objective.quality))
+        come = labels_since(systems.ledger(), plan.service, series.begins) if labels else []
+        if series.add(looked, now, come) or decision is None:
+            decision, reasons = judge(series.metrics(), series.horizon)
+            _check_golden(replicas, boots, release, name)
         facts = {"decision": str(decision), "reasons": reasons, **looked.facts()}
         if decision is Decision.ROLL_BACK:
+            write(systems.ledger(), plan, Entry.COUNTED, name, every=series.every, looks=series.document())
             raise Refused(name, [f"version {plan.new} is worse than {plan.old}", *reasons, str(looked.facts())])
         _still_ours(systems, plan, split)
         passed = datetime.now(UTC) - since
         if passed >= hold and (decision is Decision.PROMOTE or not last):
+            write(systems.ledger(), plan, Entry.COUNTED, name, every=series.every, looks=series.document())
             return facts
         if passed >= max(hold, service.release.patience):
             raise Refused(name, [f"undecided after {passed.total_seconds():.0f} s, which is no yes", *reasons])
         time.sleep(min(LOOK_EVERY, max(hold.total_seconds() / 4, 0.02)))
+
+
+def _check_golden(replicas: Sequence[Replica], boots: Mapping[str, str], release: Release, name: str) -> None:
+    """Raises ``Refused`` where a replica does not give the new version's known answers any more."""
+    for replica in replicas:
+        for golden in release.golden if replica.url in boots else ():
+            answer = replica.infer_version(release.model, release.version, [golden.inputs])
+            if not answers_match(golden.outputs, answer.outputs, release.tolerance):
+                raise Refused(name, [f"{replica.url}: wrong golden answer {dict(answer.outputs)}"])
 
 
 def _still_ours(systems: Systems, plan: Plan, split: VersionSplit) -> None:

@@ -128,6 +128,34 @@ def test_nothing_is_promoted_before_the_horizon_and_what_turns_bad_late_is_found
     assert 20 < found.look <= 26
 
 
+def test_looks_that_one_arm_lacks_count_at_the_horizon_with_the_next_that_both_have() -> None:
+    whole = counts([6] * 30, [12] * 30, 1000)
+    found = judge([whole], horizon=30)
+    gaps = {**whole, "control_attempts": [1000, 0] * 15, "experiment_attempts": [0, 1000] * 15}
+    gaps["control"], gaps["experiment"] = [6, 0] * 15, [0, 12] * 15
+    assert found.verdict is Verdict.ROLL_BACK
+    assert judge([gaps]).verdict is Verdict.INCONCLUSIVE, "no look has both"
+    assert judge([gaps], horizon=30).verdict is Verdict.ROLL_BACK
+
+
+def test_shares_that_grow_while_both_arms_have_more_errors_are_no_difference() -> None:
+    tried = {"control_attempts": [1900] * 15 + [1000] * 15, "experiment_attempts": [100] * 15 + [1000] * 15}
+    more = metric([19] * 15 + [50] * 15, [1] * 15 + [50] * 15, direction="increase", **tried)
+    finding = judge([more], horizon=30).findings[0]
+    assert finding.ratio == pytest.approx(1, abs=0.01)
+    assert finding.verdict is not Verdict.ROLL_BACK
+
+
+def test_what_is_undecided_at_the_horizon_may_be_promoted_later_or_still_rolled_back() -> None:
+    def verdict(looks: int, worse: float = 1.0) -> Verdict:
+        errors = [3, 1, 2] * (looks // 3)
+        return judge(
+            [counts(errors, [*errors[:30], *(int(one * worse) for one in errors[30:])], 400)], horizon=30
+        ).verdict
+
+    assert (verdict(30), verdict(300), verdict(300, 4)) == (Verdict.INCONCLUSIVE, Verdict.PROMOTE, Verdict.ROLL_BACK)
+
+
 def test_a_harmless_difference_is_no_reason_however_much_data_there_is() -> None:
     tenth_more = judge([counts([1000] * 30, [1100] * 30, 100_000)], horizon=30)
     assert tenth_more.verdict is Verdict.PROMOTE

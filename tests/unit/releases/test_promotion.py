@@ -14,7 +14,7 @@ from ninelives.adapters.model_signing import ModelSigner, make_keys
 from ninelives.errors import Corrupted, Refused
 from ninelives.estate.model import Vault
 from ninelives.estate.outside import Consumer, Datatype
-from ninelives.releases import promotion
+from ninelives.releases import canary, promotion
 from ninelives.releases.canary import Decision
 from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, of_run, read
 from ninelives.releases.promotion import begin, promote, retire, roll_back, scan_artefact
@@ -23,15 +23,15 @@ from ninelives.releases.staging import stage_file
 from ninelives.releases.status import release_history, release_status
 
 
-def yes(metrics: Any) -> tuple[Decision, list[str]]:
+def yes(metrics: Any, horizon: int) -> tuple[Decision, list[str]]:
     return Decision.PROMOTE, []
 
 
-def no(metrics: Any) -> tuple[Decision, list[str]]:
+def no(metrics: Any, horizon: int) -> tuple[Decision, list[str]]:
     return Decision.ROLL_BACK, ["errors are higher"]
 
 
-def unsure(metrics: Any) -> tuple[Decision, list[str]]:
+def unsure(metrics: Any, horizon: int) -> tuple[Decision, list[str]]:
     return Decision.INCONCLUSIVE, ["not enough data"]
 
 
@@ -109,6 +109,41 @@ def test_undecided_is_no_yes(tmp_path: Path) -> None:
     assert journal.done[-1] == "canary-5", "a small share that cannot decide is followed by a larger one"
 
 
+def test_what_a_step_has_counted_is_kept_and_the_next_goes_on_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canary, "SHORTEST", 0.001)
+    shown = list[tuple[int, int]]()
+
+    def judge(metrics: Any, horizon: int) -> tuple[Decision, list[str]]:
+        shown.append((len(metrics[0]["control"]), horizon))
+        return Decision.PROMOTE, []
+
+    steps = [{"share": 5, "hold": "50ms"}, {"share": 50, "hold": "50ms"}]
+    systems = Memory(tmp_path, {"shadow": 0, "canary": steps})
+    run(systems, judge)
+    (journal,) = read(systems.ledger(), MODEL)
+    first, second = (journal.find(Entry.COUNTED, name) for name in ("canary-5", "canary-50"))
+    assert first
+    assert second
+    for name, counted in first.facts["looks"].items():
+        assert 50 <= len(counted) < len(second.facts["looks"][name])
+        assert second.facts["looks"][name][: len(counted)] == counted
+    assert {horizon for _, horizon in shown} == {100}, "of both holds together"
+
+
+def test_a_known_answer_that_turns_wrong_in_the_middle_ends_it_at_once(tmp_path: Path) -> None:
+    systems = Memory(tmp_path)
+
+    def spoil(metrics: Any, horizon: int) -> tuple[Decision, list[str]]:
+        systems.replicas("paris")[0].beside["2"] = release_of("1", 0.0)[0]
+        return Decision.PROMOTE, []
+
+    record = run(systems, spoil)
+    assert record.facts["outcome"] == "rolled back"
+    assert "http://paris: wrong golden answer {'total': [3.5]}" in record.facts["why"]
+
+
 def test_what_is_staged_must_be_what_the_registry_says(tmp_path: Path) -> None:
     systems = Memory(tmp_path)
     systems.registry().digests["2"] = "sha256:" + "0" * 64
@@ -151,7 +186,7 @@ def test_a_refused_approval_moves_nothing(tmp_path: Path) -> None:
 def test_a_replica_that_was_started_anew_under_the_new_version_ends_it(tmp_path: Path) -> None:
     systems = Memory(tmp_path)
 
-    def crash(metrics: Any) -> tuple[Decision, list[str]]:
+    def crash(metrics: Any, horizon: int) -> tuple[Decision, list[str]]:
         systems.replicas("paris")[0].boot = "2"
         return Decision.INCONCLUSIVE, []
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from support.promotion import Memory
 from typer.testing import CliRunner
 
 from ninelives.cli import app, release
+from ninelives.cli import judge as cli_judge
 from ninelives.releases import promotion
+from ninelives.releases.labels import labels_since
 from ninelives.releases.publish import read_candidate
 
 
@@ -71,3 +74,26 @@ def test_a_file_is_staged_with_the_answers_that_it_gives_and_a_pickle_is_not(sys
 )
 def test_wrong_usage_exits_with_2(systems: Memory, arguments: tuple[str, ...]) -> None:
     assert call(*arguments)[0] == 2
+
+
+def test_labels_are_counted_once_and_only_where_the_estate_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "labels.json"
+
+    def label(memory: Memory, text: str, batch: str) -> tuple[int, Any]:
+        file.write_text(text)
+        monkeypatch.setattr(cli_judge, "connected", lambda: memory)
+        return call("label", "alpha", "--input", str(file), "--batch", batch, "--by", "ada", "--json")
+
+    good = '[{"version": "1", "right": 90, "wrong": 10}, {"version": "2", "right": 9, "wrong": 1}]'
+    waiting = Memory(tmp_path / "waiting", {"labels": True})
+    code, first = label(waiting, good, "14h")
+    assert (code, label(waiting, good, "14h")) == (0, (0, first))
+    since = datetime.now(UTC) - timedelta(hours=1)
+    (labels,) = labels_since(waiting.ledger(), "alpha", since)
+    assert (labels.right, labels.wrong) == ({"1": 90, "2": 9}, {"1": 10, "2": 1})
+    assert label(waiting, good.replace("90", "91"), "14h")[0] == 1, "other counts under the same name"
+    for wrong in ("{", "[]", good.replace("10", "-1"), good.replace('"2"', '"1"')):
+        assert label(waiting, wrong, "15h")[0] == 2
+    assert label(Memory(tmp_path / "other"), good, "14h")[0] == 1, "its estate does not say that labels come"

@@ -4,7 +4,8 @@ Three ratios of experiment to control matter, all from the margin M of a metric:
 and is what a rollback has to refute; an estimate below M**(1/2) is never a reason to roll back; and only when M itself
 is refuted may the canary be promoted (non-inferiority). What refutes neither is inconclusive.
 
-- **Counts out of attempts** are compared given their sum, which is then binomial (Przyborowski and Wilenski, 1940).
+- **Counts out of attempts** are compared given their sum, which is then binomial (Przyborowski and Wilenski, 1940),
+  look by look: shares of traffic may change, and rates that change in both arms alike are no difference.
   Always valid is a mixture of likelihood ratios over four alternatives and over the look at which they begin, a test
   martingale under the null (Robbins, 1970; Ville's inequality): it finds what begins late. Spread beyond the binomial
   is measured by Pearson's statistic per arm, with what neighbouring looks have in common, and divides the counts.
@@ -12,10 +13,11 @@ is refuted may the canary be promoted (non-inferiority). What refutes neither is
   look, so that what both arms feel cancels. Its variance is inflated for autocorrelation of first order, with Kendall's
   correction of its bias (1954), and its degrees of freedom are those of the independent looks that are left (Student).
 - **With a horizon** the error is spent by a plan: parts of it on the martingale, on the first looks, on those before
-  the last, and three fifths at the horizon, where the test is then nearly as strong as one of fixed size. The parts are
-  added (Bonferroni), which holds however looks depend on each other. Promotion waits for the horizon: before it nobody
-  can know of what begins late. **Without one** levels use a time-uniform confidence sequence, valid asymptotically
-  (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, 2021).
+  the last, and most at the horizon, on all looks and on their last third, where the test is then nearly as strong as
+  one of fixed size. The parts are added (Bonferroni), which holds however looks depend on each other. Promotion waits
+  for the horizon: before it nobody can know of what begins late. What is undecided there may be asked on; a part of the
+  error of promoting is kept for that. **Without one** levels use a time-uniform confidence sequence, valid
+  asymptotically (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, 2021).
 
 Rollback by several metrics shares the error between them (Bonferroni); promotion needs all of them, which needs no
 correction (Berger, 1982).
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,11 +46,17 @@ LEAST_TRIED, LEAST_EVENTS = 20, 8
 """Below which a count rolls nothing back: attempts per arm, and events in both."""
 BLOCKS = 30
 _FOLDS = (1.5, 2.0, 4.0, 10.0)
-_SURCHARGE = 1.35
+_SURCHARGE = 1.42
 """Measured by ``bench_judge.py`` at 30 looks: with it the power of the formula is that of the judge."""
-_E, _EARLY, _INTERIM, _LAST = 0.15, 0.2, 0.05, 0.6
+_E, _EARLY, _INTERIM, _LAST, _LATE = 0.15, 0.1, 0.03, 0.58, 0.14
+"""Parts of a rollback's error: martingale, first looks, those before the last, all looks and the last third at the end.
+"""
+_PLANNED = 0.8
+"""Part of a promotion's error that is spent at the horizon; the rest is for all looks after it."""
+_LASTS = 3
+"""Horizons within which a change for the worse may begin: a canary that is undecided goes on."""
 _FIRST = 3
-"""Looks among which the early part is shared: what is very bad is gone within them."""
+"""Planned looks among which the early part is shared: what is very bad is gone within them."""
 _VARIES, _WORTH = 0.3, 6.0
 """Coefficient of variation of a rate between looks that is expected, and how many looks' evidence that is worth."""
 
@@ -69,16 +78,22 @@ class Plan:
     def matters(self) -> float:
         return math.sqrt(self.margin)
 
+    @property
+    def every(self) -> int:
+        """Looks from one that is planned to the next: there are thirty, or as many as looks."""
+        return max(1, (self.horizon or 0) // BLOCKS)
+
     def spent_at(self, look: int) -> float:
         """Error that the planned test may spend at this look (from 1)."""
         if self.horizon is None or look > self.horizon:
             return 0.0
         if look == self.horizon:
             return self.alpha * _LAST
-        first = min(_FIRST, self.horizon - 1)
-        if look <= first:
-            return self.alpha * _EARLY / first
-        return self.alpha * _INTERIM / (self.horizon - 1 - first)
+        if look % self.every:
+            return 0.0
+        planned = (self.horizon - 1) // self.every
+        first = min(_FIRST, planned)
+        return self.alpha * (_EARLY / first if look <= first * self.every else _INTERIM / (planned - first))
 
 
 @dataclass(frozen=True)
@@ -94,52 +109,51 @@ class Found:
 def judge_counts(
     events: Array, attempts: Array, control_events: Array, control_attempts: Array, plan: Plan, promote_alpha: float
 ) -> Found:
-    """Compare counts; arrays are runs by looks. A look without attempts says nothing."""
-    (x, n, y, m) = (
-        np.atleast_2d(np.asarray(one, float)) for one in (events, attempts, control_events, control_attempts)
-    )
-    both = (n > 0) & (m > 0)
-    x, n, y, m = (np.where(both, one, 0.0) for one in (x, n, y, m))
-    runs, looks = x.shape
-    rolled = np.zeros(runs, np.int64)
-    weights = _starts(plan.horizon or looks)
+    """Compare counts; arrays are runs by looks.
+
+    A look without attempts in one of the arms says nothing. At the horizon it counts with the next that has both.
+    """
+    given = [np.atleast_2d(np.asarray(one, float)) for one in (events, attempts, control_events, control_attempts)]
+    both = (given[1] > 0) & (given[3] > 0)
+    pairs = _Counts(plan, *(np.where(both, one, 0.0) for one in given))
+    runs, looks = both.shape
+    rolled, planned = np.zeros(runs, np.int64), np.zeros(runs, bool)
+    weights = _starts(_LASTS * plan.horizon if plan.horizon else looks)
     grown, rest = np.zeros((len(_FOLDS), runs)), 1.0
-    shared = np.zeros((len(_FOLDS), runs))
-    sums = [np.cumsum(one, 1) for one in (x, n, y, m)]
     for look in range(1, looks + 1):
-        X, N, Y, M = (one[:, look - 1] for one in sums)
-        spread = _spread(x[:, :look], n[:, :look], y[:, :look], m[:, :look])
+        counts, spread = pairs, pairs.spread(look)
         weight = weights[look - 1] if look <= len(weights) else 0.0
         rest = max(rest - weight, 0.0)
         for number, fold in enumerate(_FOLDS):
-            step = _log_ratio(x, n, y, m, look - 1, plan.harmless, plan.harmless * fold) / spread
+            step = pairs.log_ratio(look - 1, plan.harmless, plan.harmless * fold) / spread
             grown[number] = (grown[number] + weight) * np.exp(np.clip(step, -600, 600))
             grown[number] = np.minimum(grown[number], 1e200)
-            shared[number] = grown[number] + rest
-        share = _E if plan.horizon else 1.0
-        sure = shared.mean(0) >= 1 / (plan.alpha * share)
-        if plan.spent_at(look):
-            sure |= _tail(X, N, Y, M, plan.harmless, spread) <= plan.spent_at(look)
-        ratio = _rate_ratio(X, N, Y, M)
-        enough = (N >= LEAST_TRIED) & (M >= LEAST_TRIED) & (X + Y >= LEAST_EVENTS)
+        sure = grown.mean(0) + rest >= 1 / (plan.alpha * (_E if plan.horizon else 1.0))
+        if look == plan.horizon:
+            counts = _Counts(plan, *_together(*given))
+            spread = counts.spread(look)
         # What began late is small in the mean of all looks, so the last third may speak as well.
-        late = max(0, look - max(3, look // 3))
-        part = [one[:, look - 1] - (one[:, late - 1] if late else 0.0) for one in sums]
-        large = np.maximum(ratio, _rate_ratio(*part)) >= plan.matters
-        rate = np.maximum(_share(X, N), _share(part[0], part[1]))
+        whole, late = counts.until(look), counts.until(look, max(0, look - max(3, look // 3)))
+        if look == plan.horizon:
+            sure |= late.tail(spread) <= plan.alpha * _LATE
+            alpha = promote_alpha * _PLANNED
+            rare = betainc(whole.x / spread + 1, np.maximum(whole.n - whole.x, 1e-9) / spread, plan.floor) >= 1 - alpha
+            planned = (whole.better_tail(spread) <= alpha) | rare
+        if spent := plan.spent_at(look):
+            sure |= whole.tail(spread) <= spent
+        enough = (whole.n >= LEAST_TRIED) & (whole.m >= LEAST_TRIED) & (whole.x + whole.y >= LEAST_EVENTS)
+        large = np.maximum(whole.ratio, late.ratio) >= plan.matters
+        rate = np.maximum(_share(whole.x, whole.n), _share(late.x, late.n))
         rolled = np.where((rolled == 0) & sure & enough & large & (rate > plan.floor), look, rolled)
-    enough_to_promote = (N >= LEAST_ATTEMPTS) & (M >= LEAST_ATTEMPTS)
-    if plan.horizon:
-        fine = 1 - _tail(X + spread, N, Y - spread, M, plan.margin, spread) <= promote_alpha
-        rare = betainc(X / spread + 1, np.maximum(N - X, 1e-9) / spread, plan.floor) >= 1 - promote_alpha
-        done = looks >= plan.horizon
-    else:
-        logs = [_log_total(X, N, Y, M, plan.margin, plan.margin * part) / spread for part in (0.5, 1 / plan.margin)]
-        fine = np.logaddexp(*logs) - math.log(2) >= -math.log(promote_alpha)
-        rare = _rare(X, N, plan.floor, spread) >= -math.log(promote_alpha)
-        done = True
-    promoted = (rolled == 0) & enough_to_promote & (fine | rare) & done
-    return Found(rolled, promoted, ratio, enough_to_promote)
+    ratio, alpha = whole.ratio, promote_alpha * ((1 - _PLANNED) if plan.horizon else 1.0)
+    enough = (whole.n >= LEAST_ATTEMPTS) & (whole.m >= LEAST_ATTEMPTS)
+    logs = [pairs.log_ratio(None, plan.margin, plan.margin * part) / spread for part in (0.5, 1 / plan.margin)]
+    fine = np.logaddexp(*logs) - math.log(2) >= -math.log(alpha)
+    rare = _rare(whole.x, whole.n, plan.floor, spread) >= -math.log(alpha)
+    # Who passed at the horizon and has become worse since is asked on.
+    planned &= (ratio < plan.matters) | (_share(whole.x, whole.n) <= plan.floor) | (looks == plan.horizon)
+    promoted = (rolled == 0) & enough & (planned | fine | rare) & (looks >= (plan.horizon or 0))
+    return Found(rolled, promoted, ratio, enough)
 
 
 def judge_levels(experiment: Array, control: Array, plan: Plan, promote_alpha: float, observations: int = 0) -> Found:
@@ -149,7 +163,7 @@ def judge_levels(experiment: Array, control: Array, plan: Plan, promote_alpha: f
     """
     e, c = np.atleast_2d(np.asarray(experiment, float)), np.atleast_2d(np.asarray(control, float))
     runs, looks = e.shape
-    rolled = np.zeros(runs, np.int64)
+    rolled, planned = np.zeros(runs, np.int64), np.zeros(runs, bool)
     e, c = np.where(np.isnan(c), np.nan, e), np.where(np.isnan(e), np.nan, c)
     ratio, enough, better = np.full(runs, np.nan), np.zeros(runs, bool), np.ones(runs)
     first = looks if observations else LEAST_LOOKS
@@ -159,12 +173,19 @@ def judge_levels(experiment: Array, control: Array, plan: Plan, promote_alpha: f
         ratio = _level_ratio(E, C, valid)
         enough = valid >= LEAST_LOOKS
         worse = _mean_above(E, C, plan.harmless)
-        allowed = plan.spent_at(look) / (1 - _E) if plan.horizon else _uniform(plan.alpha, observations or look)
+        if plan.horizon and look <= plan.horizon:
+            allowed = plan.spent_at(look) * (1 - _E) / (1 - _E - _LATE)
+        else:
+            allowed = _uniform(plan.alpha * (_E if plan.horizon else 1.0), observations or look)
         sure = (worse <= allowed) & enough & (ratio >= plan.matters)
         rolled = np.where((rolled == 0) & sure, look, rolled)
         better = 1 - _mean_above(E, C, plan.margin)
-    wanted = promote_alpha if plan.horizon else _uniform(promote_alpha, observations or looks)
-    promoted = (rolled == 0) & enough & (better <= wanted) & (looks >= (plan.horizon or 0))
+        if look == plan.horizon:
+            planned = enough & (better <= promote_alpha * _PLANNED)
+    alpha = promote_alpha * ((1 - _PLANNED) if plan.horizon else 1.0)
+    planned &= (ratio < plan.matters) | (looks == plan.horizon)
+    sure = planned | (better <= _uniform(alpha, observations or looks))
+    promoted = (rolled == 0) & enough & sure & (looks >= (plan.horizon or 0))
     return Found(rolled, promoted, ratio, enough)
 
 
@@ -207,27 +228,90 @@ def _starts(looks: int) -> Array:
     return np.array([1.0]) if looks == 1 else np.array([0.5, *[0.5 / (looks - 1)] * (looks - 1)])
 
 
+class _Counts:
+    """Events and attempts by look, with their sums: experiment ``x`` out of ``n``, control ``y`` out of ``m``."""
+
+    def __init__(self, plan: Plan, x: Array, n: Array, y: Array, m: Array) -> None:
+        self.x, self.n, self.y, self.m = x, n, y, m
+        expected = ((x + y) * _theta(ratio, n, m) for ratio in (plan.harmless, plan.margin))
+        self._sums = np.cumsum([x, n, y, m, *expected, _share(x * m, n + m), _share(y * n, n + m)], axis=2)
+
+    def until(self, look: int, since: int = 0) -> _Sums:
+        found = self._sums[:, :, look - 1]
+        return _Sums(*(found - self._sums[:, :, since - 1] if since else found))
+
+    def spread(self, look: int) -> Array:
+        return _spread(self.x[:, :look], self.n[:, :look], self.y[:, :look], self.m[:, :look])
+
+    def log_ratio(self, look: int | None, null: float, other: float) -> Array:
+        """Log likelihood of ``other`` to ``null``, as ratios of rates, of one look (from nought) or of all."""
+        which = slice(None) if look is None else slice(look, look + 1)
+        x, n, y, m = (one[:, which] for one in (self.x, self.n, self.y, self.m))
+        a, b = _theta(null, n, m), _theta(other, n, m)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            up, down = np.log(b / a), np.log((1 - b) / (1 - a))
+        total: Array = np.where((n > 0) & (m > 0), x * np.nan_to_num(up) + y * np.nan_to_num(down), 0.0).sum(1)
+        return total
+
+
+class _Sums(NamedTuple):
+    """Over some looks, per run."""
+
+    x: Array
+    n: Array
+    y: Array
+    m: Array
+    harmless: Array
+    """Events that the experiment would have of all, were it worse by what is harmless; each look by its attempts."""
+    margin: Array
+    above: Array
+    below: Array
+    """Ratio of rates over looks as strata (Mantel and Haenszel, 1959)."""
+
+    @property
+    def ratio(self) -> Array:
+        """With half an event added to each, so that none at all is not infinitely better or worse."""
+        half = 0.5 / np.maximum(self.n + self.m, 1)
+        n, m = (np.maximum(one, 1) for one in (self.n, self.m))
+        ratio: Array = (self.above + half * m) / (self.below + half * n)
+        return ratio
+
+    def tail(self, spread: Array) -> Array:
+        """Chance of as many events in the experiment, given those of both, were it worse by what is harmless."""
+        return _tail(self.x, self.y, self.harmless, spread)
+
+    def better_tail(self, spread: Array) -> Array:
+        """Chance of as few, were it worse by the margin."""
+        return _tail(self.y, self.x, self.x + self.y - self.margin, spread)
+
+
+def _together(x: Array, n: Array, y: Array, m: Array) -> list[Array]:
+    """Looks that one arm lacks, moved to the next at which both have been seen since."""
+    found = [np.zeros_like(one) for one in (x, n, y, m)]
+    held = [np.zeros(len(x)) for _ in found]
+    for look in range(x.shape[1]):
+        held = [one + arm[:, look] for one, arm in zip(held, (x, n, y, m), strict=True)]
+        both = (held[1] > 0) & (held[3] > 0)
+        for one, kept in zip(found, held, strict=True):
+            one[:, look] = np.where(both, kept, 0.0)
+        held = [np.where(both, 0.0, one) for one in held]
+    return found
+
+
 def _theta(ratio: float, n: Array, m: Array) -> Array:
     theta: Array = ratio * n / np.maximum(ratio * n + m, 1e-300)
     return theta
 
 
-def _log_total(x: Array, n: Array, y: Array, m: Array, null: float, other: float) -> Array:
-    a, b = _theta(null, n, m), _theta(other, n, m)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        up, down = np.log(b / a), np.log((1 - b) / (1 - a))
-    return np.where((n > 0) & (m > 0), x * np.nan_to_num(up) + y * np.nan_to_num(down), 0.0)
+def _tail(x: Array, y: Array, expected: Array, spread: Array) -> Array:
+    """Chance of ``x`` events or more of ``x + y`` where ``expected`` are.
 
-
-def _log_ratio(x: Array, n: Array, y: Array, m: Array, look: int, null: float, other: float) -> Array:
-    return _log_total(x[:, look], n[:, look], y[:, look], m[:, look], null, other)
-
-
-def _tail(x: Array, n: Array, y: Array, m: Array, ratio: float, spread: Array) -> Array:
-    """Chance of as many events in the experiment, given the sum, where the ratio of rates is ``ratio``."""
-    a, b = np.maximum(x / spread, 0), np.maximum(y / spread, -1) + 1
-    inner = betainc(np.maximum(a, 1e-12), np.maximum(b, 1e-12), _theta(ratio, n, m))
-    return np.where(a <= 0, 1.0, np.where(b <= 0, 0.0, inner))
+    Over looks with different shares of attempts that is a sum of binomials, of which one with the mean chance has the
+    larger variance (Hoeffding, 1956).
+    """
+    a, b = np.maximum(x / spread, 0), y / spread + 1
+    inner = betainc(np.maximum(a, 1e-12), b, np.clip(_share(expected, x + y), 0, 1))
+    return np.where(a <= 0, 1.0, inner)
 
 
 def _rare(x: Array, n: Array, floor: float, spread: Array) -> Array:
@@ -240,12 +324,6 @@ def _rare(x: Array, n: Array, floor: float, spread: Array) -> Array:
 def _share(x: Array, n: Array) -> Array:
     share: Array = x / np.maximum(n, 1e-300)
     return share
-
-
-def _rate_ratio(x: Array, n: Array, y: Array, m: Array) -> Array:
-    """With half an event added to each, so that none at all is not infinitely better or worse."""
-    ratio: Array = (x + 0.5) * np.maximum(m, 1) / ((y + 0.5) * np.maximum(n, 1))
-    return ratio
 
 
 def _spread(x: Array, n: Array, y: Array, m: Array) -> Array:
