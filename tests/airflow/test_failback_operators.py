@@ -15,8 +15,11 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowFailException
 from support.processes import ROOT
+from support.two_sites import Systems
 
-from ninelives_airflow.operators.approval import FourEyesOperator
+from ninelives.adapters.ledger import migrate
+from ninelives_airflow.hooks.estate import EstateHook
+from ninelives_airflow.operators.approval import FourEyesOperator, shown
 from ninelives_airflow.operators.drill import ApproveDrillOperator
 from ninelives_airflow.operators.failback import ApproveFailbackOperator, ShiftTrafficOperator
 
@@ -79,9 +82,11 @@ def shift(asked_by: str | None = "ada") -> Any:
     return ShiftTrafficOperator(task_id="shift_traffic", plan=PLAN).execute(context(asked_by))
 
 
-def answered(choice: str, name: str | None) -> dict[str, Any]:
+def answered(choice: str, name: str | None, **seen: Any) -> dict[str, Any]:
+    """What somebody answered who saw the plan, with these differences."""
     user = {"id": name, "name": name} if name else None
-    return {"chosen_options": [choice], "responded_by_user": user, "responded_at": datetime.now(UTC).isoformat()}
+    at = datetime.now(UTC).isoformat()
+    return {"chosen_options": [choice], "responded_by_user": user, "responded_at": at, "body": shown(PLAN | seen)}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +99,8 @@ def answered(choice: str, name: str | None) -> dict[str, Any]:
         (answered("Approve", "grace"), "grace", "nobody but grace may approve"),
         (answered("Approve", "grace"), "ninelives", "the estate's own account"),
         (answered("Approve", "grace"), None, "Nobody is named"),
+        (answered("Approve", "grace", service="late-arrival"), "ada", "another plan"),  # its XCom forged
+        (answered("Approve", "grace", planned_at="2026-11-25"), "ada", "another plan"),  # planned anew: cleared
     ],
 )
 def test_nothing_is_shifted_without_the_answer_of_somebody_else_who_may(
@@ -104,9 +111,21 @@ def test_nothing_is_shifted_without_the_answer_of_somebody_else_who_may(
         shift(asked_by)
 
 
-def test_with_the_answer_of_an_approver_the_gateway_is_asked_next(record: type[Record]) -> None:
+def test_with_the_answer_of_an_approver_the_failback_begins(record: type[Record]) -> None:
     record.answer = answered("Approve", "grace")
-    with pytest.raises(Exception, match="ninelives_gateway"):
+    with pytest.raises(Exception, match="ninelives_ledger"):
+        shift()
+
+
+def test_an_approval_is_good_once_a_run_that_is_over_is_not_done_again(
+    record: type[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever clears the task alone, weeks later perhaps, finds the old answer still there."""
+    migrate(f"sqlite:///{tmp_path / 'ledger.db'}")
+    monkeypatch.setattr(EstateHook, "ledger", lambda hook: Systems.ledger(hook))
+    over = EstateHook().ledger().append("failback", PLAN["service"], {}, once=f"failback/{PLAN['service']}/run-1")
+    record.answer = answered("Approve", "grace")
+    with pytest.raises(AirflowFailException, match=f"ended with evidence {over.seq}, .* good once"):
         shift()
 
 

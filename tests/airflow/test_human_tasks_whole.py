@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
-from support.airflow_runs import Api, Run, api_server, environment, make_database, run_by_hand
+from support.airflow_runs import Api, Run, api_server, environment, make_database, run_by_hand, run_cleared
 from support.fab import ENVIRONMENT
+from support.processes import wait_until
 from support.two_sites import Systems, World, two_sites
 
 from ninelives.adapters.airflow_api import AirflowApi
@@ -121,6 +123,7 @@ def meanwhile(api: Api, *acts: tuple[str, Act], dag: str = "fail_over") -> Itera
                         act(api.of(person), f"{runs}/{task}")
                     except BaseException as error:
                         wrong.append(error)
+                        estate._send("PATCH", f"{runs}/{one['dag_run_id']}", json={"state": "failed"})
                         break
 
     thread = threading.Thread(target=sit, daemon=True)
@@ -234,23 +237,71 @@ def test_a_task_that_somebody_marks_as_done_while_it_waits_lets_no_traffic_throu
     assert told(world, run)[-1] == ("given up", "ada")
 
 
-def test_an_approval_that_was_marked_as_done_and_forged_sends_no_traffic_back(world: World, api: Api) -> None:
+def moved_to_dublin(world: World, **failback: str) -> None:
+    """A failover has moved alpha, paris is back, and the way home needs four eyes."""
     world.vouch()
     systems = world.systems()
-    ((record, problem),) = fail_over_here(systems, lost_site="paris", holder="by-ada", by="ada", only="alpha")
+    ((record, problem),) = fail_over_here(systems, lost_site="paris", holder=f"by-{uuid4()}", by="ada", only="alpha")
     assert (record.facts["outcome"], problem) == ("moved", None)
     reopen_site(systems, "paris", holder=f"return-{record.seq}")
-    declare(world, "10min", approval="four-eyes")
+    declare(world, "10min", approval="four-eyes", **failback)
 
-    def forge(api: AirflowApi, task: str) -> None:
-        task = task.removesuffix("/-1")
-        api._send("PATCH", task, json={"new_state": "success"})
-        forged = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "grace"}}
-        api._send("POST", f"{task}/xcomEntries", json={"key": "return_value", "value": forged})
 
+def forge(api: AirflowApi, task: str) -> None:
+    task = task.removesuffix("/-1")
+    api._send("PATCH", task, json={"new_state": "success"})
+    forged = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "grace"}}
+    api._send("POST", f"{task}/xcomEntries", json={"key": "return_value", "value": forged})
+
+
+def clear(api: AirflowApi, run: str, *tasks: str) -> None:
+    """Only these, as somebody does who knows what the others would ask."""
+    body = {"dry_run": False, "dag_run_id": run, "task_ids": list(tasks), "only_failed": False}
+    api._send("POST", "/api/v2/dags/fail_back/clearTaskInstances", json=body)
+
+
+def test_an_approval_that_was_marked_as_done_and_forged_sends_no_traffic_back(world: World, api: Api) -> None:
+    moved_to_dublin(world)
     with meanwhile(api, ("ada", forge), dag="fail_back"):
         run = run_by_hand("fail_back", {"service": "alpha"})
     assert (run.tasks["approve_failback"], run.tasks["shift_traffic"]) == ("success", "failed"), run.tasks
     assert run.state == "failed"
     assert where(world) == ("dublin",)
     assert told(world, run) == [], "an approval that is missing is no task for an operator"
+
+
+def test_an_approval_that_was_cleared_after_it_was_given_is_none_even_when_it_is_marked_as_done(
+    world: World, api: Api
+) -> None:
+    """Approved, then stopped at the gate; meanwhile the approval is cleared, and its new question is got around."""
+    moved_to_dublin(world)
+
+    def approve_and_spoil(api: AirflowApi, task: str) -> None:
+        world.vouch("fail", "paris")
+        answer("Approve")(api, task)
+
+    def get_around(api: AirflowApi, task: str) -> None:
+        approval, run = task.replace("shift_traffic", "approve_failback"), task.split("/")[-4]
+        clear(api, run, "approve_failback")
+        again = lambda: api._send("GET", approval).json()["state"] == "awaiting_input"  # noqa: E731
+        wait_until(again, "it is asked again", timeout=60, every=0.5)
+        forge(api, approval)
+        world.vouch()
+        answer(GO_ON)(api, task)
+
+    with meanwhile(api, ("grace", approve_and_spoil), ("ada", get_around), dag="fail_back"):
+        run = run_by_hand("fail_back", {"service": "alpha"})
+    assert (run.tasks["approve_failback"], run.tasks["shift_traffic"]) == ("success", "failed"), run.tasks
+    assert where(world) == ("dublin",)
+    assert told(world, run) == [("open", None), ("done", "ada")], "and nobody is asked about what is missing"
+
+
+def test_an_approval_of_a_run_that_is_over_moves_nothing_when_only_its_step_is_cleared(world: World, api: Api) -> None:
+    moved_to_dublin(world)
+    with meanwhile(api, ("grace", answer("Approve")), dag="fail_back"):
+        run = run_by_hand("fail_back", {"service": "alpha"})
+    assert run.state == "success", run.tasks
+    moved_to_dublin(world)  # another loss, weeks later
+    clear(api.of("ada"), run.id, "shift_traffic")
+    assert run_cleared("fail_back", run.id, "shift_traffic") == "failed"
+    assert where(world) == ("dublin",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -9,10 +10,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
+from support.processes import wait_until
+
+from ninelives.adapters.connections import FileConnections
+from ninelives.adapters.faults import SupervisedFaults
+from ninelives.drills.run import WATCH_EVERY, watched
 from ninelives.drills.scenario import Drill
+from ninelives.drills.scenarios import SCENARIOS
 from ninelives.drills.watch import SURVIVOR_WINDOW, State, Watch
 from ninelives.estate import load_estate
 from ninelives.home import Home
+from ninelives.injections import Injection, open_injection
 from ninelives.probing.journal import ProbeJournal
 from ninelives.probing.measure import steady_state
 from ninelives.probing.records import Heartbeat, Outcome, Probe, to_table
@@ -21,8 +30,6 @@ from ninelives.probing.service import FLUSH_IN_FAULT
 ESTATE = load_estate(Path(__file__).parents[2] / "include" / "estates" / "demo" / "estate.yaml")
 DRILL = Drill("drill-1", "site-loss", "arrival-delay", "paris")
 INTERVAL = 0.05
-WATCH_EVERY = 0.02
-"""As the trigger, ninelives_airflow.triggers.drill."""
 
 
 class Probing:
@@ -91,3 +98,41 @@ def abort_latency(folder: Path, bad_after: float) -> float:
     assert watch.look().state is State.ABORT
     assert probing.decided_at is not None
     return (decided - probing.decided_at).total_seconds()
+
+
+def mid_pause_latency(folder: Path, bad_after: float) -> float:
+    """Seconds from the answer that decides to the end of a user's experiment, which is in a pause of ten minutes."""
+    home, mark = Home(folder), folder / "mark"
+    systems: Any = SimpleNamespace(home=home, estate=ESTATE)
+    faults = SupervisedFaults(FileConnections(folder / "none.json"), home)
+    systems.faults = lambda: faults
+    drill = Drill("drill-1", "experiment", "arrival-delay", "mark")
+    home.experiments.mkdir(parents=True)
+    program = {"type": "process", "path": "touch", "arguments": str(mark)}
+    pause = {"type": "action", "name": "make", "provider": program, "pauses": {"after": 600}}
+    back = {"type": "action", "name": "remove", "provider": {**program, "path": "rm"}}
+    document = {"title": "mark", "description": "-", "method": [pause], "rollbacks": [back]}
+    (home.experiments / "mark.json").write_text(json.dumps(document))
+    (fault,) = SCENARIOS["experiment"].plan(systems, drill)
+    now = datetime.now(UTC)
+    begun = Injection(id=drill.id, scenario=drill.scenario, site=drill.site, service=drill.service, started_at=now,
+                      expires_at=now + timedelta(minutes=5), faults=(fault,), lost_at=now)  # fmt: skip
+    open_injection(home, begun)
+    faults.inject(fault)
+    wait_until(mark.exists, "the pause")
+    (child,) = (one for one in psutil.Process().children() if "ninelives.adapters.chaos" in one.cmdline())
+    probing, stop = Probing(folder, bad_after), threading.Event()
+    writer = threading.Thread(target=probing.write, args=(stop,))
+    writer.start()
+    try:
+        with watched(systems, drill, ["late-arrival"]) as reasons:
+            gone = lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE  # noqa: E731
+            wait_until(gone, "its end", every=0.005)
+            ended = datetime.now(UTC)
+    finally:
+        stop.set()
+        writer.join()
+    assert reasons, "it was stopped, and for a reason"
+    assert not mark.exists(), "and rolled back"
+    assert probing.decided_at is not None
+    return (ended - probing.decided_at).total_seconds()

@@ -57,6 +57,24 @@ def run_by_hand(dag_id: str, conf: Mapping[str, Any] | None = None, folder: Path
         return _seen(_dag(dag_id, folder).test(run_conf=dict(conf) if conf else None))
 
 
+def run_cleared(dag_id: str, run_id: str, task_id: str, folder: Path = ROOT / "dags") -> str:
+    """A task of a run that was cleared, as the scheduler would start it again; the state in which it ends."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.sdk.definitions.dag import _run_task
+    from airflow.utils.session import create_session
+
+    def instance() -> Any:
+        with create_session() as session:
+            found = session.query(TaskInstance).filter_by(dag_id=dag_id, run_id=run_id, task_id=task_id).one()
+            session.expunge_all()
+            return found
+
+    ti = instance()
+    assert ti.state is None, "it was cleared"
+    _run_task(ti=ti, task=_dag(dag_id, folder).task_dict[task_id], run_triggerer=True)
+    return str(instance().state)
+
+
 def run_by_calendar(dag_id: str) -> Run:
     """As the scheduler starts it: run type, id and data interval are the timetable's, nobody is named, no form."""
 

@@ -26,6 +26,8 @@ class HumanDecision:
     chosen: tuple[str, ...]
     responded_by: str | None
     responded_at: datetime | None
+    body: str | None = None
+    """What was asked, as the one who answered saw it."""
 
 
 class AirflowApi:
@@ -86,7 +88,10 @@ class AirflowApi:
         user = detail["responded_by_user"]
         at = detail["responded_at"]
         return HumanDecision(
-            tuple(detail["chosen_options"] or ()), user and user["name"], at and datetime.fromisoformat(at)
+            tuple(detail["chosen_options"] or ()),
+            user and user["name"],
+            at and datetime.fromisoformat(at),
+            detail.get("body"),
         )
 
     def answer(self, dag_id: str, run_id: str, task_id: str, option: str, map_index: int = -1) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,25 +60,29 @@ def replay_of(systems: Systems, drill: Drill) -> Replayed:
     return Replayed(provider=provider.name, site=site, bucket=BUCKET, folder=folder(drill))
 
 
-def replay(systems: Systems, drill: Drill, survivors: Sequence[str]) -> Mapping[str, Any]:
-    """Let the feed come again and be landed, and say what became of it; users come first.
+def replay(systems: Systems, drill: Drill) -> Mapping[str, Any]:
+    """Let the feed come again and be landed, and say what became of it.
 
-    :raises Refused: users do not get good answers meanwhile
+    :raises Refused: the drill was stopped meanwhile; nothing of the feed is left
     """
-    from ninelives.drills.watch import State, Watch
-
     injection = find_injection(systems.home, drill.id)
     (fault,) = [one for one in injection.faults if isinstance(one, Replayed)] if injection else []
-    assert injection is not None and injection.lost_at is not None  # noqa: S101, PT018  (the caller looked)
-    watch = Watch(systems, drill, survivors, injection.lost_at)
+
+    def over() -> bool:
+        found = find_injection(systems.home, drill.id)
+        return found is None or found.over
 
     def alive() -> None:
-        if watch.due() and (seen := watch.look()).state is State.ABORT:
-            raise Refused("drill", [f"stopped while the feed was replayed: {seen.reason}"])
+        if over():
+            raise Refused("drill", [f"{drill.id} was undone while the feed was replayed"])
 
     seed = int.from_bytes(hashlib.sha256(drill.id.encode()).digest()[:4])  # the same for every try of the drill
     within = systems.estate.drills.max_duration * SHARE
-    found = replay_in_drill(systems, fault, holder=drill.id, seed=seed, within=within, alive=alive)
+    try:
+        found = replay_in_drill(systems, fault, holder=drill.id, seed=seed, within=within, alive=alive)
+    finally:
+        if over():
+            systems.faults().undo(fault)  # a batch may have landed behind the back of who undid it
     return {"by": f"replay of {fault.provider}", "evidence": None, "replayed": found.facts()}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from ninelives.drills.promises import CHECK, came_back, check_key, judge_check, 
 from ninelives.drills.scenario import Drill, Promise, Scenario
 from ninelives.drills.scenarios import find_scenario
 from ninelives.drills.state import has_returned, keep_before, state_facts
-from ninelives.errors import Refused, Unavailable
+from ninelives.drills.watch import State, Watch
+from ninelives.errors import NinelivesError, Refused, Unavailable
 from ninelives.evidence.anchor import anchor
 from ninelives.injections import (
     Flipped,
@@ -35,6 +38,10 @@ LEASE_MARGIN = timedelta(minutes=10)
 AFTERMATH = timedelta(seconds=5)
 """Measured beyond the return of the site: a relapse right after it belongs to the drill. Longer than the four seconds
 that the gateway takes to notice a replica which hangs: what was broken for a moment looks sound to it until then."""
+
+
+WATCH_EVERY = 0.02
+"""Seconds between two looks at whether the prober has written: while something is broken it does ten times a second."""
 
 
 def inject_fault(systems: Systems, drill: Drill) -> Injection:
@@ -86,6 +93,39 @@ def undo_fault(systems: Systems, drill: Drill, *, by: str) -> None:
     """
     if find_injection(systems.home, drill.id) is not None:
         undo_injection(systems.home, systems.faults(), drill.id, by=by)
+
+
+@contextmanager
+def watched(systems: Systems, drill: Drill, survivors: Sequence[str]) -> Iterator[list[str]]:
+    """Undo the fault at once where survivors are unwell while the body is at work, which is then to end by itself.
+
+    Yields a list that has the reason afterwards, and stays empty where there was none. A look that fails is no reason:
+    what is not known stops a drill where it is waited for.
+    """
+    injection = find_injection(systems.home, drill.id)
+    reasons, over = list[str](), threading.Event()
+    if injection is None or injection.lost_at is None:
+        yield reasons
+        return
+    watch = Watch(systems, drill, survivors, injection.lost_at)
+
+    def look() -> None:
+        while not over.wait(WATCH_EVERY):
+            try:
+                if watch.due() and (seen := watch.look()).state is State.ABORT:
+                    reasons.append(seen.reason)
+                    undo_fault(systems, drill, by="abort")
+                    return
+            except NinelivesError:
+                continue
+
+    thread = threading.Thread(target=look, name=f"watch of {drill.id}")
+    thread.start()
+    try:
+        yield reasons
+    finally:
+        over.set()
+        thread.join()
 
 
 def run_check(systems: Systems, drill: Drill) -> dict[str, Any] | None:

@@ -244,8 +244,7 @@ class ProviderReplay(Scenario):
         return (replay_of(systems, drill),)
 
     def check(self, systems: Systems, drill: Drill) -> Mapping[str, Any]:
-        survivors = self.survivors(systems.estate, systems.gateway().state(), drill)
-        return replay(systems, drill, survivors)
+        return replay(systems, drill)
 
 
 class UserExperiment(Scenario):

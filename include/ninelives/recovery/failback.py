@@ -134,11 +134,15 @@ def shift_traffic(systems: Systems, plan: FailbackPlan) -> dict[str, Any]:
 
     Killed and run again it goes on from the share that the gateway has.
 
-    :raises Refused: the answers were not good enough, the target may not serve any more, or somebody else has moved the
-        service meanwhile. Unless somebody has, all traffic is back where it was
+    :raises Refused: the run is over and its approval used up; then nothing is touched. Or the answers were not good
+        enough, the target may not serve any more, or somebody else has moved the service meanwhile. Unless somebody
+        has, all traffic is back where it was
     :raises Unavailable: the gateway did not follow; all traffic is back where it was
     """
     service, policy = systems.estate.service_by_name[plan.service], systems.estate.recovery.failback
+    if over := systems.ledger().written(record_key(plan)):
+        why = f"this run ended with evidence {over.seq}, and what was approved for it is good once; start a new run"
+        raise Refused("approval", [why])
     if reasons := reasons_against(systems, service, plan.source, datetime.now(UTC)):
         turn_back(systems, plan)
         raise Refused("failback", reasons)
@@ -280,6 +284,10 @@ def _lease(systems: Systems, plan: FailbackPlan) -> Iterator[Lease]:
         ledger.release_lease(lease)
 
 
+def record_key(plan: FailbackPlan) -> str:
+    return f"failback/{plan.service}/{plan.holder}"
+
+
 def record_failback(
     systems: Systems, plan: FailbackPlan, steps: Mapping[str, Any], *, approved_by: str | None
 ) -> Record:
@@ -302,7 +310,7 @@ def record_failback(
         "approved_by": approved_by,
         "run": plan.holder,
     }
-    ledger, key = systems.ledger(), f"failback/{plan.service}/{plan.holder}"
+    ledger, key = systems.ledger(), record_key(plan)
     record = ledger.written(key) or ledger.append("failback", plan.service, facts, once=key)
     release_seats(systems, plan.service, serving=active[0], run=plan.holder)
     anchor(ledger, systems.stores())

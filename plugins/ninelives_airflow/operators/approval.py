@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 class FourEyesOperator(ApprovalOperator):
     """Ask a person who did not start the run; passes at once where the estate's policy asks nobody.
 
-    :param plan: what is to be approved, output of the task that planned it
+    :param plan: what is to be approved, output of the task that planned it: what they see, and what their answer is for
     """
 
     template_fields = ("subject", "body", "plan")
@@ -45,7 +47,13 @@ class FourEyesOperator(ApprovalOperator):
         with airflow_failures():
             approvers = eligible_approvers(systems.estate.people_with(Role.APPROVER), requester(systems, context))
         self.assigned_users = assignees(approvers)
+        self.body = shown(self.plan)
         return super().execute(context)
+
+
+def shown(plan: Any) -> str:
+    """A plan as the approver sees it in Markdown, and as the record of the answer keeps it."""
+    return textwrap.indent(json.dumps(plan, indent=2, sort_keys=True), "    ")
 
 
 def assignees(names: Iterable[str]) -> list[HITLUser]:
@@ -60,22 +68,32 @@ def assignees(names: Iterable[str]) -> list[HITLUser]:
     return [{"id": name, "name": name} for name in names]
 
 
-def approved_by(systems: EstateHook, context: Context, policy: Approval, task_id: str) -> str | None:
-    """Who approved; ``None`` where nobody has to. A task's state and XCom can be written by others, this record not."""
+def approved_by(
+    systems: EstateHook, context: Context, policy: Approval, task_id: str, *, plan: Any = None
+) -> str | None:
+    """Who approved; ``None`` where nobody has to. A task's state and XCom can be written by others, this record not.
+
+    :param plan: what is about to be done, which must be what was approved: whoever clears the task that planned, or
+        writes its XCom, has another plan under an old answer; ``None`` where the capability's own journal has the plan
+    """
     from ninelives.adapters.airflow_api import AirflowApi
     from ninelives.drills.approval import check_approval
+    from ninelives.errors import Refused
     from ninelives.estate import Approval, Role
 
     if policy is Approval.NONE:
         return None
     api = AirflowApi.from_connection(systems.connections.get("ninelives_airflow_api"))
     decision = api.human_decision(context["dag"].dag_id, context["run_id"], task_id)
-    return check_approval(
+    by = check_approval(
         chosen=decision.chosen if decision else (),
         responded_by=decision.responded_by if decision else None,
         approvers=systems.estate.people_with(Role.APPROVER),
         requested_by=requester(systems, context),
     )
+    if plan is not None and decision is not None and decision.body != shown(plan):
+        raise Refused("approval", [f"{by} has approved another plan than the one that is here now; start a new run"])
+    return by
 
 
 def requester(systems: EstateHook, context: Context) -> str | None:

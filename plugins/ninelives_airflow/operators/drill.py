@@ -122,7 +122,7 @@ class InjectFaultOperator(DrillStepOperator):
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.drills.run import inject_fault
 
-        by = approved_by(systems, context, systems.estate.drills.approval, "approve_drill")
+        by = approved_by(systems, context, systems.estate.drills.approval, "approve_drill", plan=self.plan)
         injection = inject_fault(systems, self.drill)
         return {
             "lost_at": injection.lost_at.isoformat(),
@@ -168,17 +168,26 @@ class AwaitOperator(BaseOperator):
 class AwaitRecoveryOperator(AwaitOperator):
     """Wait until users get lasting correct answers, or the drill must stop.
 
-    Before that the estate's own check is started where the scenario needs one: damage tells nobody.
+    Before that the estate's own check is started where the scenario needs one: damage tells nobody. Users are watched
+    meanwhile.
     """
 
     def execute(self, context: Context) -> None:
-        from ninelives.drills.run import run_check
+        from ninelives.drills.run import run_check, watched
         from ninelives.drills.scenario import Drill
+        from ninelives.errors import NinelivesError
 
-        with airflow_failures():
-            checked = run_check(
-                EstateHook(), Drill(self.plan["id"], self.plan["scenario"], self.plan["service"], self.plan["site"])
-            )
+        systems = EstateHook()
+        drill = Drill(self.plan["id"], self.plan["scenario"], self.plan["service"], self.plan["site"])
+        with airflow_failures(), watched(systems, drill, self.plan["survivors"]) as reasons:
+            try:
+                checked = run_check(systems, drill)
+            except NinelivesError as error:
+                if not reasons:
+                    raise
+                self.log.info("The check ended with the drill: %s", error)
+        if reasons:
+            raise AirflowFailException(f"Drill stopped: {reasons[0]}.")
         self.log.info("The estate's own check: %s", checked or "none is needed")
         injected = context["ti"].xcom_pull(task_ids="lose_site")
         expires_at = datetime.fromisoformat(injected["expires_at"])

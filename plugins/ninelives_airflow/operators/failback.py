@@ -98,7 +98,7 @@ class ShiftTrafficOperator(FailbackStepOperator):
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.recovery.failback import approval_of, shift_traffic
 
-        by = approved_by(systems, context, approval_of(systems.estate), "approve_failback")
+        by = approved_by(systems, context, approval_of(systems.estate), "approve_failback", plan=self.plan)
         return {**shift_traffic(systems, self.failback), "approved_by": by}
 
 

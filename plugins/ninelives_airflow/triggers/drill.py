@@ -12,9 +12,6 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 LOOK_EVERY = 0.5
 """Seconds between two looks at whether everything is back."""
 
-WATCH_EVERY = 0.02
-"""Seconds between two looks at whether the prober has written: while something is broken it does ten times a second."""
-
 
 class RecoveryTrigger(BaseTrigger):
     """Fires when a drilled service has recovered for good, when the drill must stop, or when waiting is pointless.
@@ -32,7 +29,7 @@ class RecoveryTrigger(BaseTrigger):
         return f"{__name__}.RecoveryTrigger", {"plan": self.plan, "lost_at": self.lost_at}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        from ninelives.drills.run import undo_fault
+        from ninelives.drills.run import WATCH_EVERY, undo_fault
         from ninelives.drills.scenario import Drill
         from ninelives.drills.watch import State, Watch
         from ninelives.errors import NinelivesError

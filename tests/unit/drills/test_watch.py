@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from support.abort import INTERVAL as PERIOD
-from support.abort import abort_latency
+from support.abort import abort_latency, mid_pause_latency
 
 from ninelives.drills.scenario import Drill
 from ninelives.drills.watch import State, judge_progress
@@ -116,3 +116,8 @@ def test_a_drill_that_must_stop_is_told_so_within_one_probe_period_and_250_ms(tm
     """``tests/benchmarks/bench_abort.py`` measures the 99th percentile of many more."""
     found = [abort_latency(tmp_path / str(number), 0.1 + number * 0.03) for number in range(3)]
     assert statistics.median(found) <= PERIOD + 0.25, found
+
+
+def test_an_experiment_in_mid_pause_is_ended_within_one_probe_period_and_250_ms_of_the_answer(tmp_path: Path) -> None:
+    """While the estate's own check is at work, as while nothing is: whoever waits, users are watched."""
+    assert mid_pause_latency(tmp_path, 0.2) <= PERIOD + 0.25
