@@ -155,3 +155,40 @@ def test_killed_again_and_again_it_goes_on_and_at_last_goes_back_and_no_request_
     assert found.state == "stop"
     assert set(users.counts()) == {"good"}, users.counts()
     given_back(world)
+
+
+@pytest.mark.soak
+def test_a_version_that_somebody_stays_on_answers_by_its_address_again_after_every_replica_was_killed(
+    world: ExperimentWorld,
+) -> None:
+    systems = world.systems()
+    for site in world.sites:
+        stage(systems.store(site), *release_of("5", 4.0))
+        for replica in systems.replicas(site):
+            replica.load_version("alpha", "5")
+    consumer = {
+        "name": "billing", "service": "alpha", "contact": "them", "sends": {"a": "FP32"}, "reads": {"total": "FP32"},
+        "stays_on": {"version": "5", "until": "2099-12-31"},
+    }  # fmt: skip
+    staying = world.systems(consumers=[consumer])
+    staying.gateway().compile()
+    path = f"{world.envoy.url}/services/alpha/v2/models/alpha/versions"
+
+    def answer(version: str) -> httpx.Response:
+        return httpx.post(f"{path}/{version}/infer", json=encode_request([ROW]))
+
+    try:
+        assert answer("5").json()["outputs"][0]["data"] == [7.5]
+        assert answer("6").status_code == 404, "no other version has an address"
+        for site in world.sites.values():
+            for process in site.replica_processes:
+                process.kill()
+                process.start()
+        world.envoy.await_healthy("alpha", paris=1, dublin=1)
+        wait_until(lambda: answer("5").json()["outputs"][0]["data"] == [7.5], "version 5 answers again", timeout=15)
+    finally:
+        world.systems().gateway().compile()
+        for site in world.sites:
+            for replica in systems.replicas(site):
+                replica.unload_version("alpha", "5")
+    assert answer("5").status_code == 404

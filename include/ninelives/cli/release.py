@@ -142,16 +142,24 @@ def status(service: ServiceName, as_json: AsJson = False) -> None:
 
 @app.command()
 def retire(service: ServiceName, as_json: AsJson = False) -> None:
-    """Let the old version of SERVICE go once it was kept for as long as declared; exit code 3 while it was not."""
+    """Let the old version of SERVICE go once it was kept for as long as declared; exit code 3 while it was not.
+
+    So are others that nobody asks for any more; those that a consumer is declared to stay on stay.
+    """
     from ninelives.releases.journal import read
     from ninelives.releases.promotion import retire as let_go
+    from ninelives.releases.stays import forget
 
     systems = connected()
     check_name("service", service, systems.estate.service_by_name)
     journals = read(systems.ledger(), service)
     gone = bool(journals) and let_go(systems, journals[-1].plan)
+    forgotten = forget(systems, systems.estate.service_by_name[service])
+    gone = gone or bool(forgotten)
     emit(
-        {"service": service, "retired": gone}, as_json=as_json, text=lambda: "retired" if gone else "nothing to retire"
+        {"service": service, "retired": gone, "forgotten": forgotten},
+        as_json=as_json,
+        text=lambda: "retired" if gone else "nothing to retire",
     )
     raise typer.Exit(ExitCode.MET if gone else ExitCode.MISSED)
 

@@ -255,7 +255,9 @@ def _routes(estate: Estate, state: GatewayState, endpoints: Mapping[str, Sequenc
         if split and split.assignment:
             batch, user, *rest = here
             here = [batch, _assigned(user, service, split, split.assignment), user, *rest]
-        here += [_by_version(infer, service, version) for version in _addressable(split)]
+        stays = [one.stays_on.version for one in estate.consumers if one.service == service.name and one.stays_on]
+        asked = dict.fromkeys([*_addressable(split), *stays])
+        here += [_by_version(infer, service, version) for version in asked]
         is_open = service.name in state.open_breakers
         routes += [breaker.taken_out(route) for route in here] if is_open else here
     return {

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from ninelives.estate.declared import Declared
-from ninelives.estate.units import Duration, Name, Ratio, format_duration
+from ninelives.estate.units import Duration, ModelVersion, Name, Ratio, format_duration
 
 BLIND_LOOKS = 3
 """Looks in which nothing was seen, after which a guard-rail guards nothing."""
@@ -28,8 +28,6 @@ def _header(value: Any) -> Any:
 
 Exposure = Annotated[Ratio, AfterValidator(_exposure)]
 Header = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$"), AfterValidator(_header)]
-ModelVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$")]
-"""Of a model in the registry; in quotes, because it is a name."""
 
 
 class Target(Declared):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -9,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 
 from ninelives.estate.declared import Declared
-from ninelives.estate.units import Duration, Name, shown
+from ninelives.estate.units import Duration, ModelVersion, Name, shown
 
 
 def _zone(value: Any) -> Any:
@@ -80,6 +81,13 @@ class Datatype(StrEnum):
     BYTES = "BYTES"
 
 
+class Stay(Declared):
+    """A version that somebody calls by its own address for a while, although a newer one breaks them."""
+
+    version: ModelVersion
+    until: date = Field(description="The last day, in UTC; after it a version that breaks them is not promoted.")
+
+
 class Consumer(Declared):
     """A program that calls a service, and what it relies on."""
 
@@ -88,3 +96,6 @@ class Consumer(Declared):
     contact: str = Field(min_length=1, description="Whom to ask before it is broken.")
     sends: dict[FieldName, Datatype] = Field(min_length=1)
     reads: dict[FieldName, Datatype] = Field(min_length=1)
+    stays_on: Stay | None = Field(
+        default=None, description="The version that it calls by its own address until it has moved; none: what serves."
+    )

@@ -30,6 +30,7 @@ from ninelives.releases.journal import Entry, Outcome, Plan, of_run, read, write
 from ninelives.releases.labels import labels_since
 from ninelives.releases.publish import BUCKET, Release, publish, read_candidate, read_release, record_golden, stage
 from ninelives.releases.scan import scan
+from ninelives.releases.stays import declared_stays, staying_on
 from ninelives.serving.warm_up import settle
 
 LEASE_TTL = timedelta(minutes=10)
@@ -138,14 +139,19 @@ def check_interface(systems: Systems, plan: Plan) -> dict[str, Any]:
     if reasons := scan(new):
         raise Refused("interface", reasons)
     consumers = [one for one in systems.estate.consumers if one.service == plan.service]
+    staying = staying_on(systems.estate, plan.service, plan.old, datetime.now(UTC).date())
     if consumers:
-        breaks = [str(one) for one in compare(signature_of(new), consumers)]
+        breaks = [str(one) for one in compare(signature_of(new), [one for one in consumers if one not in staying])]
     else:
         old = _old_release(systems, plan)
         breaks = interface_breaks(_object(systems.store(plan_site(systems, plan)), old), new)
     if breaks:
         raise Refused("interface", breaks)
-    return {"digest": release.digest, "consumers": [one.name for one in consumers]}
+    return {
+        "digest": release.digest,
+        "consumers": [one.name for one in consumers],
+        "stays": {one.name: str(one.stays_on.until) for one in staying if one.stays_on},
+    }
 
 
 def check_hardware(systems: Systems, plan: Plan) -> dict[str, Any]:
@@ -480,7 +486,8 @@ def retire(systems: Systems, plan: Plan, *, now: datetime | None = None) -> bool
     if (now or datetime.now(UTC)) < datetime.fromisoformat(done.facts["found"]["keep_until"]):
         return False
     _set_traffic(systems, plan, "retire", None, by=plan.by, why=f"version {plan.old} was kept as long as declared")
-    for site in systems.estate.service_by_name[plan.service].sites:
+    stays = plan.old in declared_stays(systems.estate, plan.service)
+    for site in systems.estate.service_by_name[plan.service].sites if not stays else ():
         for replica in _live(systems, site):
             replica.unload_version(plan.model, plan.old)
     write(systems.ledger(), plan, Entry.RETIRED, by=plan.by)

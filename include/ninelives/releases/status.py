@@ -9,6 +9,7 @@ from typing import Any
 from ninelives.errors import NinelivesError
 from ninelives.experiments import journal as experiments
 from ninelives.ports import Systems
+from ninelives.releases import stays
 from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, read
 from ninelives.releases.publish import BUCKET, pointer_key, read_release
 from ninelives.replication.pointers import read_moves, sha256
@@ -64,6 +65,10 @@ def release_status(systems: Systems, service_name: str, now: datetime | None = N
             f"the gateway divides users for the experiment {experiment}, which the ledger says is over: ninelives "
             f"experiment stop {experiment}"
         )
+    try:
+        problems += stays.problems(systems, service, now.date())
+    except NinelivesError as error:
+        problems.append(f"versions that stay: {error}")
     return {
         "service": service.name,
         "model": service.model,
@@ -72,6 +77,11 @@ def release_status(systems: Systems, service_name: str, now: datetime | None = N
         "champion": champion,
         "run": found_run,
         "experiment": experiment,
+        "stays": {
+            one.name: one.stays_on.model_dump(mode="json")
+            for one in systems.estate.consumers
+            if one.service == service.name and one.stays_on
+        },
         "problems": problems,
     }
 

@@ -71,7 +71,11 @@ def make_app(repository: Repository, *, site: str, key: str | None) -> Starlette
         served = repository.get(name)
         model = (repository.get_version(name, wanted) if wanted else None) or served
         if "version" in request.path_params:
-            model = repository.get_version(name, request.path_params["version"])
+            asked = request.path_params["version"]
+            model = repository.get_version(name, asked)
+            if model is None and arm == "beside" and wanted == asked:
+                # Only for the gateway, which has routes to nothing but what was let in.
+                repository.recall(name, asked)
         if model is None:
             return _absent(name)
         if not threads:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 BUCKET = "models"
 WARM_UP_PASSES = 10
 """Passes over the golden requests before a model counts as warm."""
+
+RECALL_AFTER = 5.0
+"""Seconds"""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -77,6 +81,7 @@ class Repository:
         self._reasons: dict[str, str] = {}
         self._wanted = set(wanted)
         self._loading: dict[str, threading.Lock] = {}
+        self._recalled: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         for name in self._wanted:
             _check_name(name)
@@ -111,6 +116,24 @@ class Repository:
             model = self._proven(name, pointer, self._bytes(name, pointer, read_store=True)[0])
             self._beside[name, version] = model
             return model
+
+    def recall(self, name: str, version: str) -> None:
+        """Load a version in the background, once at a time: a process that was started anew has forgotten it.
+
+        One that cannot be loaded is tried again at the earliest after ``RECALL_AFTER``.
+        """
+        with self._lock:
+            if time.monotonic() < self._recalled.get((name, version), 0.0):
+                return
+            self._recalled[name, version] = time.monotonic() + RECALL_AFTER
+
+        def load() -> None:
+            try:
+                self.load_version(name, version)
+            except NinelivesError as error:
+                log.warning("%s version %s cannot be loaded again: %s", name, version, error)
+
+        threading.Thread(target=load, name=f"recall {name} {version}", daemon=True).start()
 
     def unload_version(self, name: str, version: str) -> None:
         """Forget a version that stands beside; the release that is served stays."""
