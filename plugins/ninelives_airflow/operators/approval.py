@@ -68,13 +68,11 @@ def assignees(names: Iterable[str]) -> list[HITLUser]:
     return [{"id": name, "name": name} for name in names]
 
 
-def approved_by(
-    systems: EstateHook, context: Context, policy: Approval, task_id: str, *, plan: Any = None
-) -> str | None:
+def approved_by(systems: EstateHook, context: Context, policy: Approval, task_id: str, *, plan: Any) -> str | None:
     """Who approved; ``None`` where nobody has to. A task's state and XCom can be written by others, this record not.
 
     :param plan: what is about to be done, which must be what was approved: whoever clears the task that planned, or
-        writes its XCom, has another plan under an old answer; ``None`` where the capability's own journal has the plan
+        writes its XCom, has another plan under an old answer
     """
     from ninelives.adapters.airflow_api import AirflowApi
     from ninelives.drills.approval import check_approval
@@ -91,7 +89,7 @@ def approved_by(
         approvers=systems.estate.people_with(Role.APPROVER),
         requested_by=requester(systems, context),
     )
-    if plan is not None and decision is not None and decision.body != shown(plan):
+    if decision is None or decision.body != shown(plan):
         raise Refused("approval", [f"{by} has approved another plan than the one that is here now; start a new run"])
     return by
 

@@ -81,7 +81,9 @@ class ExperimentStepOperator(ExperimentOperator):
         plan = self.experiment
 
         def approve() -> str | None:
-            return approved_by(systems, context, approval_of(systems.estate, plan.service), "approve_experiment")
+            return approved_by(
+                systems, context, approval_of(systems.estate, plan.service), "approve_experiment", plan=self.plan
+            )
 
         known = steps(systems, plan, approve=approve)
         with self.ending(systems):

@@ -69,7 +69,9 @@ class PromotionStepOperator(PromotionOperator):
         plan = self.promotion
 
         def approve() -> str | None:
-            return approved_by(systems, context, approval_of(systems.estate, plan.service), "approve_promotion")
+            return approved_by(
+                systems, context, approval_of(systems.estate, plan.service), "approve_promotion", plan=self.plan
+            )
 
         known = steps(systems, plan, approve=approve)
         names = [one for name in self.steps for one in (canary_steps(systems, plan) if name == "canary" else [name])]
