@@ -1,6 +1,6 @@
 """The canary judge as a promotion uses it: attempt by attempt, growing shares, looks as ``releases.canary`` makes them.
 
-Run: ``python tests/benchmarks/bench_canary.py [--runs 1000] [--seed 502611] [--write]``. ``--write`` puts the tables
+Run: ``python tests/benchmarks/bench_canary.py [--runs 1000] [--seed 804117] [--write]``. ``--write`` puts the tables
 into ``docs/judge.md``. Seeds below 1,000 were used while it was made. "Before" is how a promotion asked the judge until
 its looks were fixed: all the time so far cut into 30 stretches anew, without a horizon; here every ten seconds (it was
 every half second), and errors only.
@@ -122,10 +122,10 @@ def simulate(scenario: Scenario, draw: np.random.Generator) -> Run:
             level = 0.1 * _walk(len(second), scenario.correlated, draw)
         n = draw.poisson(scenario.rate * parts)
         which = np.repeat(second, n)
-        at.append(np.sort(which + draw.random(len(which))))
-        bad.append((draw.random(len(which)) < rate[which]).astype(float))
-        noise = level[which] + scenario.noise * draw.standard_normal(len(which))
-        latency.append(MEDIAN * np.where(on[which], slower, 1.0) * np.exp(noise))
+        at.append(which + (np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n) + 0.5) / np.repeat(n, n))
+        bad.append((draw.random(len(which), np.float32) < rate[which]).astype(np.float32))
+        noise = level[which] + scenario.noise * draw.standard_normal(len(which), np.float32)
+        latency.append((MEDIAN * np.where(on, slower, 1.0))[which] * np.exp(noise))
     return Run((at[0], at[1]), (bad[0], bad[1]), (latency[0], latency[1]))
 
 
@@ -243,7 +243,7 @@ HEAD = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=502_611)
+    parser.add_argument("--seed", type=int, default=804_117)
     parser.add_argument("--only", default="")
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()

@@ -129,9 +129,9 @@ class Series:
     def document(self) -> dict[str, list[list[int]]]:
         return {name: [list(one) for one in counted] for name, counted in self.counted.items()}
 
-    def go_on(self, document: Mapping[str, Sequence[Sequence[int]]]) -> None:
-        """From what an earlier step has counted: replicas forget."""
-        if document.keys() == self.counted.keys():
+    def go_on(self, every: float, document: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        """From what an earlier step has counted, unless the estate declares other looks since."""
+        if every == self.every and document.keys() == self.counted.keys():
             self.counted = {name: [Counted(*one) for one in counted] for name, counted in document.items()}
 
     def add(self, looked: Looked, now: float, labels: Sequence[Labels] = ()) -> bool:

@@ -338,8 +338,10 @@ def _watch(
     labels = service.release.labels and not split.shadow  # users never got the answers to copies
     declared = sum(holds, timedelta()).total_seconds()
     series = Series(known.timestamp(), declared, service.objective.quality, labels=labels)
-    if before := [one for one in journal.records if one.facts["entry"] == Entry.COUNTED and not split.shadow]:
-        series.go_on(before[-1].facts["looks"])
+    if not split.shadow:  # from where the step before has come: replicas forget
+        for step in canary_steps(systems, plan):
+            if counted := journal.find(Entry.COUNTED, step):
+                series.go_on(counted.facts["every"], counted.facts["looks"])
     release, _ = candidate(systems, plan)
     decision: Decision | None = None
     while True:
@@ -351,16 +353,22 @@ def _watch(
             _check_golden(replicas, boots, release, name)
         facts = {"decision": str(decision), "reasons": reasons, **looked.facts()}
         if decision is Decision.ROLL_BACK:
-            write(systems.ledger(), plan, Entry.COUNTED, name, every=series.every, looks=series.document())
+            _keep(systems, plan, name, series)
             raise Refused(name, [f"version {plan.new} is worse than {plan.old}", *reasons, str(looked.facts())])
         _still_ours(systems, plan, split)
         passed = datetime.now(UTC) - since
         if passed >= hold and (decision is Decision.PROMOTE or not last):
-            write(systems.ledger(), plan, Entry.COUNTED, name, every=series.every, looks=series.document())
+            _keep(systems, plan, name, series)
             return facts
         if passed >= max(hold, service.release.patience):
+            _keep(systems, plan, name, series)
             raise Refused(name, [f"undecided after {passed.total_seconds():.0f} s, which is no yes", *reasons])
         time.sleep(min(LOOK_EVERY, max(hold.total_seconds() / 4, 0.02)))
+
+
+def _keep(systems: Systems, plan: Plan, name: str, series: Series) -> None:
+    """What the judge was shown, for the next step and as evidence."""
+    write(systems.ledger(), plan, Entry.COUNTED, name, every=series.every, looks=series.document())
 
 
 def _check_golden(replicas: Sequence[Replica], boots: Mapping[str, str], release: Release, name: str) -> None:

@@ -64,7 +64,7 @@ def test_only_what_is_complete_counts_and_what_a_replica_has_forgotten_since_sta
     assert {name: counted[:50] for name, counted in looks.document().items()} == before
     assert all(tried == 0 for _, tried, _, _ in looks.document()[ERRORS][50:75])
     later = series()
-    later.go_on(looks.document())
+    later.go_on(looks.every, looks.document())
     assert (later.looks, later.metrics()) == (100, looks.metrics())
 
 

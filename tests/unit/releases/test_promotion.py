@@ -120,16 +120,17 @@ def test_what_a_step_has_counted_is_kept_and_the_next_goes_on_from_it(
         return Decision.PROMOTE, []
 
     steps = [{"share": 5, "hold": "50ms"}, {"share": 50, "hold": "50ms"}]
-    systems = Memory(tmp_path, {"shadow": 0, "canary": steps})
+    systems = Memory(tmp_path, {"shadow_for": "20ms", "canary": steps})
     run(systems, judge)
     (journal,) = read(systems.ledger(), MODEL)
-    first, second = (journal.find(Entry.COUNTED, name) for name in ("canary-5", "canary-50"))
+    copies, first, second = (journal.find(Entry.COUNTED, name) for name in ("shadow", "canary-5", "canary-50"))
+    assert copies
     assert first
     assert second
     for name, counted in first.facts["looks"].items():
         assert 50 <= len(counted) < len(second.facts["looks"][name])
         assert second.facts["looks"][name][: len(counted)] == counted
-    assert {horizon for _, horizon in shown} == {100}, "of both holds together"
+    assert {horizon for _, horizon in shown} == {20, 100}, "of the copies, and of both holds together"
 
 
 def test_a_known_answer_that_turns_wrong_in_the_middle_ends_it_at_once(tmp_path: Path) -> None:
