@@ -135,7 +135,10 @@ def _restore_into(backup: str, targets: list[str], replace: bool, as_json: bool)
     lines = [
         f"{', '.join(done.targets)} of backup {done.snapshot[:12]} ({done.made_at[:19]}) is in its place, "
         f"evidence {done.evidence}; the estate is stopped: `ninelives stack up`",
-        *(f"  what {name} was is kept as database {kept}" for name, kept in done.kept.items()),
+        *(
+            f"  what {name} was is kept as {'folder' if name == 'artefacts' else 'database'} {kept}"
+            for name, kept in done.kept.items()
+        ),
         *([f"  {done.records_lost} records of evidence are lost"] if done.records_lost else []),
         *(f"  run {one['run']} of {one['dag']} {one['fate']}: {one['why']}" for one in done.runs),
     ]

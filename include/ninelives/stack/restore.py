@@ -1,7 +1,7 @@
 """A part of a backup put back into the local estate itself: loaded beside its place, checked, and swapped in at once.
 
 For the real loss of a part, above all of the control plane (ledger and Airflow). Nothing is thrown away: the database
-that was there stays beside the new one under a dated name.
+that was there stays beside the new one under a dated name, and an artefact with other bytes in a dated folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.ledger import migrate
 from ninelives.adapters.postgres_dumps import count_rows, unfinished_runs
+from ninelives.backups.contents import ARTEFACTS
 from ninelives.backups.manifest import BackupManifest
 from ninelives.backups.restore import fetch, staged, workplace
 from ninelives.backups.run import resolve, snapshots
@@ -26,7 +27,7 @@ from ninelives.ports import ObjectStore, UnfinishedRun
 from ninelives.releases.publish import BUCKET as MODELS
 from ninelives.stack import databases, lifecycle
 from ninelives.stack.local import LocalEstate
-from ninelives.stack.programs import Part
+from ninelives.stack.programs import Part, primary_site
 from ninelives.stack.rebuild import check_ledger, put_tree
 
 KIND = "restore"
@@ -40,9 +41,9 @@ class Replaced:
     made_at: str
     targets: tuple[str, ...]
     kept: dict[str, str]
-    """Database to what the one that was there is called now."""
+    """Database to what the one that was there is called now, and ``artefacts`` to the folder that has them."""
     objects: int
-    """Put back into the sites' stores."""
+    """Put back into the sites' stores: what was lost of models, and of the registry's artefacts."""
     records_lost: int
     """Of evidence: anchored at the sites, and not in the backup."""
     runs: tuple[dict[str, str], ...]
@@ -95,6 +96,10 @@ def _restore(home: Home, name: str, targets: tuple[str, ...], replace: bool) -> 
         if "mlflow_auth" in dumps:
             databases.set_registry_password(local)
         objects = _models(systems, folder) if "models" in targets else 0
+        if "registry" in targets:
+            aside = workplace(home) / f"artefacts-before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+            objects += _artefacts(systems, folder, aside)
+            kept |= {"artefacts": str(aside)} if aside.exists() else {}
     runs = judge_runs(then, now) if then is not None else []
     ledger = systems.ledger()
     head, lost = ledger.head().seq, dict[str, list[int]]()
@@ -141,7 +146,29 @@ def _newer(
                 continue
         if rows > (said.rows or 0):
             found.append(f"{part} holds {rows} rows, the backup {said.rows}")
+        if part == "registry" and (other := _other_artefacts(_primary(systems), folder / "registry" / "artefacts")):
+            more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+            found.append(f"an artefact of the registry has other bytes than in the backup: {other[0]}{more}")
     return found
+
+
+def _primary(systems: ConnectedEstate) -> ObjectStore:
+    return systems.store(primary_site(systems.estate))
+
+
+def _other_artefacts(store: ObjectStore, artefacts: Path) -> list[str]:
+    """Keys of those that the registry's store has with other bytes."""
+    keys = (path.relative_to(artefacts).as_posix() for path in sorted(artefacts.rglob("*")) if path.is_file())
+    return [key for key in keys if store.get(ARTEFACTS, key) not in (None, (artefacts / key).read_bytes())]
+
+
+def _artefacts(systems: ConnectedEstate, folder: Path, aside: Path) -> int:
+    """What the primary lacks of the registry's artefacts; what has other bytes there goes to the folder ``aside``."""
+    store, artefacts = _primary(systems), folder / "registry" / "artefacts"
+    for key in _other_artefacts(store, artefacts):
+        (aside / key).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (aside / key).write_bytes(store.get(ARTEFACTS, key) or b"")
+    return put_tree(store, ARTEFACTS, artefacts, only_missing=True)
 
 
 def _other_releases(systems: ConnectedEstate, folder: Path) -> list[str]:
