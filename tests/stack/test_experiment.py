@@ -25,7 +25,7 @@ from ninelives.serving.protocol import ARM_HEADER, EXPERIMENT_HEADER, VERSION_HE
 
 pytestmark = pytest.mark.stack
 NAME = "warmer-sums"
-KEYS = [*(f"user-{number}" for number in range(300)), "x", "with space", "a" * 70, "Zoë"]
+KEYS = [*(f"user-{number}" for number in range(150)), "x", "with space", "a" * 70, "Zoë"]
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,11 @@ the last line.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -92,6 +94,15 @@ def quantile(attempts: Sequence[Attempt], share: float) -> float | None:
     """Of the latencies of good tries, ms, with ``HARMLESS_MS`` on it; ``None`` where there is none."""
     latencies = sorted(one.latency * 1000 for one in attempts if one.good)
     return latencies[min(len(latencies) - 1, int(share * len(latencies)))] + HARMLESS_MS if latencies else None
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While somebody looks and appends, nobody else does: two that watch would count the same tries twice."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # the kernel gives the lock back when the file is closed, also after kill -9
 
 
 def append(path: Path, row: Row) -> None:

@@ -23,7 +23,7 @@ from ninelives.experiments import report
 from ninelives.experiments.assign import Experiment as Assigned
 from ninelives.experiments.journal import Entry, ExperimentPlan, Journal, newest, of_run, read, write
 from ninelives.experiments.judge import Input, Judged, Look, Target, Verdict, judge
-from ninelives.experiments.looks import ARMS, Counted, Row, append, guard_rails, read_rows
+from ninelives.experiments.looks import ARMS, Counted, Row, alone, append, guard_rails, read_rows
 from ninelives.experiments.outcomes import Outcomes
 from ninelives.experiments.risk import Borne, Load, arithmetic, check_risk
 from ninelives.ports import Assignment, GatewayState, Record, Replica, Systems, VersionSplit
@@ -289,6 +289,10 @@ def divide(systems: Systems, plan: ExperimentPlan) -> Record:
     split = split_of(experiment, plan)
     write(ledger, plan, Entry.INTENT, parts=split.assignment.parts if split.assignment else 0, by=plan.by)
     systems.gateway().split(plan.service, split, token=lease.token)
+    if (journal := of_run(ledger, plan)).find(Entry.ENDING):
+        _give_back(systems, plan)
+        _let_go(systems, plan)
+        _check_goes_on(journal)
     return write(ledger, plan, Entry.DIVIDED, by=plan.by)
 
 
@@ -338,7 +342,9 @@ class Watch:
         began = journal.find(Entry.INTENT)
         if began is None:
             raise Refused(plan.run, ["its users were not divided yet"])
-        self.rows = read_rows(_file(systems, plan))
+        self._size = -1
+        self.rows: list[Row] = []
+        self._refresh()
         self.outcomes = Outcomes(
             Assigned(self.experiment.name, self.experiment.exposure), self.experiment.target.outcomes, began.at
         )
@@ -370,6 +376,15 @@ class Watch:
         self._seen = now
         return self._ending(now)
 
+    def _refresh(self) -> None:
+        """Read the looks, if somebody else has added some; raises ``Corrupted`` where they are gone or spoilt."""
+        path = _file(self.systems, self.plan)
+        size = path.stat().st_size if path.exists() else 0
+        if size != self._size:
+            self.rows, self._size = read_rows(path), size
+        if not self.rows:
+            raise Corrupted(f"{path}, which has the looks of {self.plan.run}, is gone")
+
     def _still_ours(self) -> None:
         ledger = self.systems.ledger()
         _check_goes_on(of_run(ledger, self.plan))
@@ -384,16 +399,20 @@ class Watch:
 
         Of a time in which nobody of the experiment was there nothing is kept: nobody was at risk.
         """
-        counted, answered = _look_at_replicas(self.systems, self.plan, self.rows[-1].cursors if self.rows else {})
-        if not answered:
-            raise Unavailable(f"no replica of {self.plan.service} says what it has answered")
-        troubles = self._troubles()
-        seen = [arm for arm in (counted.control, counted.experiment) if arm]
-        waited = now - datetime.fromisoformat(self.rows[-1].at) if self.rows else timedelta.max
-        if troubles or len(seen) == 2 or (seen and waited >= self.experiment.stop_within / BLIND_LOOKS):
-            row = counted.row(now, self.service.objective.latency.total_seconds(), troubles)
-            append(_file(self.systems, self.plan), row)
-            self.rows.append(row)
+        path = _file(self.systems, self.plan)
+        with alone(path):
+            self._refresh()
+            counted, answered = _look_at_replicas(self.systems, self.plan, self.rows[-1].cursors)
+            if not answered:
+                raise Unavailable(f"no replica of {self.plan.service} says what it has answered")
+            troubles = self._troubles()
+            seen = [arm for arm in (counted.control, counted.experiment) if arm]
+            waited = now - datetime.fromisoformat(self.rows[-1].at)
+            if troubles or len(seen) == 2 or (seen and waited >= self.experiment.stop_within / BLIND_LOOKS):
+                row = counted.row(now, self.service.objective.latency.total_seconds(), troubles)
+                append(path, row)
+                self.rows.append(row)
+            self._size = path.stat().st_size
 
     def _troubles(self) -> list[str]:
         replicas = self.systems.gateway().healthy_sites(self.plan.service)
@@ -445,28 +464,23 @@ def end(systems: Systems, plan: ExperimentPlan, ending: Ending, *, by: str) -> R
     ledger = systems.ledger()
     journal = of_run(ledger, plan)
     if ended := journal.find(Entry.ENDED):
+        if _ours(systems.gateway().state(), plan):  # somebody divided them at the very moment of the end
+            _give_back(systems, plan)
+            _let_go(systems, plan)
         return ended
     said = [reason[:1000] for reason in ending.reasons]
     first = write(ledger, plan, Entry.ENDING, verdict=str(ending.verdict), reasons=said, by=by)
     verdict, reasons = Verdict(first.facts["verdict"]), tuple(first.facts["reasons"])
+    problems: list[str] = []
     facts: dict[str, Any] = {}
     if journal.find(Entry.INTENT):
         _give_back(systems, plan)
-        watch = Watch(systems, plan)
-        watch.outcomes.read([systems.store(site) for site in watch.service.sites])
-        judged = replace(watch.judged(), verdict=verdict, reasons=reasons)
-        arithmetic_ = (journal.find(Entry.STEP, "check_room") or first).facts.get("found", {}).get("arithmetic", [])
-        facts = {
-            "judged": judged.facts(),
-            "looks": len(watch.rows) - 1,
-            "attempts": {arm: sum(row.attempts[number] for row in watch.rows) for number, arm in enumerate(ARMS)},
-            "not_counted": watch.outcomes.problems[:20],
-            "report": report.keep(systems, watch.service, plan.run, report.page(judged, plan, arithmetic_)),
-        }
-    problems = _unload(systems, plan) if journal.find(Entry.STEP, "warm_up") else []
-    held = ledger.current_lease(f"release:{plan.service}")
-    if held and held.holder == plan.run:
-        ledger.release_lease(held)
+        try:
+            facts = _shown(systems, journal, verdict, reasons)
+        except Corrupted as error:  # what it showed is lost; that it is over is not
+            problems.append(str(error))
+    problems += _unload(systems, plan) if journal.find(Entry.STEP, "approve") else []
+    _let_go(systems, plan)
     record = write(
         ledger, plan, Entry.ENDED,
         verdict=str(verdict), reasons=list(reasons), by=first.facts["by"],
@@ -476,18 +490,41 @@ def end(systems: Systems, plan: ExperimentPlan, ending: Ending, *, by: str) -> R
     return record
 
 
+def _shown(systems: Systems, journal: Journal, verdict: Verdict, reasons: tuple[str, ...]) -> dict[str, Any]:
+    """What the evidence says of an experiment that users were in, and the report."""
+    watch = Watch(systems, journal.plan)
+    watch.outcomes.read([systems.store(site) for site in watch.service.sites])
+    judged = replace(watch.judged(), verdict=verdict, reasons=reasons)
+    room = journal.find(Entry.STEP, "check_room")
+    arithmetic_ = room.facts["found"]["arithmetic"] if room else []
+    return {
+        "judged": judged.facts(),
+        "looks": len(watch.rows) - 1,
+        "attempts": {arm: sum(row.attempts[number] for row in watch.rows) for number, arm in enumerate(ARMS)},
+        "not_counted": watch.outcomes.problems[:20],
+        "report": report.keep(systems, watch.service, journal.plan.run, report.page(judged, journal.plan, arithmetic_)),
+    }
+
+
 def _give_back(systems: Systems, plan: ExperimentPlan) -> None:
     """Also where the gateway's state says so already: whoever wrote that may have been killed before Envoy was told."""
-    if _others(systems.gateway().state(), plan):
+    state = systems.gateway().state()
+    if plan.service in state.versions and not _ours(state, plan):
         return
     lease = systems.ledger().take_lease(f"release:{plan.service}", plan.run, LEASE_TTL)
     systems.gateway().split(plan.service, None, token=lease.token)
 
 
-def _others(state: GatewayState, plan: ExperimentPlan) -> bool:
-    """Whether the requests are divided for somebody else by now."""
+def _let_go(systems: Systems, plan: ExperimentPlan) -> None:
+    ledger = systems.ledger()
+    held = ledger.current_lease(f"release:{plan.service}")
+    if held and held.holder == plan.run:
+        ledger.release_lease(held)
+
+
+def _ours(state: GatewayState, plan: ExperimentPlan) -> bool:
     split = state.versions.get(plan.service)
-    return split is not None and (split.assignment is None or split.assignment.experiment != plan.experiment)
+    return bool(split and split.assignment and split.assignment.experiment == plan.experiment)
 
 
 def _unload(systems: Systems, plan: ExperimentPlan) -> list[str]:

@@ -29,6 +29,7 @@ shares = st.floats(0.01, 0.5)
 
 
 @given(names, st.text(min_size=1), shares, shares)
+@settings(max_examples=50)
 def test_a_unit_stays_in_its_arm_and_more_exposure_only_takes_units_in(
     name: str, unit: str, one: float, other: float
 ) -> None:

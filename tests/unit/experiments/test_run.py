@@ -59,6 +59,15 @@ def running(systems: ExperimentMemory) -> Watch:
     return Watch(systems, plan)  # type: ignore[arg-type]
 
 
+def made(systems: ExperimentMemory) -> dict[str, int]:
+    """Tries of each arm, as all replicas remember them."""
+    replicas = [one for site in systems._replicas.values() for one in site]
+    return {
+        arm: sum(len(one.tries.get((arm, version), ())) for one in replicas)  # type: ignore[attr-defined]
+        for arm, version in (("control", "1"), ("experiment", "2"))
+    }
+
+
 def given_back(systems: ExperimentMemory) -> None:
     assert (systems.gateway().used, systems.gateway().state().versions) == (None, {})
     assert {one.served.version for site in systems._replicas.values() for one in site if one.served} == {"1"}
@@ -102,7 +111,7 @@ def test_it_ends_after_its_last_day_undecided(tmp_path: Path) -> None:
     assert (ending.verdict, "is over" in ending.reasons[0]) == (Verdict.UNDECIDED, True)
 
 
-@pytest.mark.parametrize("calls", range(0, 60, 3))
+@pytest.mark.parametrize("calls", range(0, 60, 4))
 def test_killed_anywhere_it_goes_on_or_goes_back_and_loses_and_doubles_nothing(tmp_path: Path, calls: int) -> None:
     systems = ExperimentMemory(tmp_path)
     systems.wrong = 0.4
@@ -111,14 +120,7 @@ def test_killed_anywhere_it_goes_on_or_goes_back_and_loses_and_doubles_nothing(t
     record = went(systems)
     assert record.facts["verdict"] == "stop"
     given_back(systems)
-    tries = {
-        arm: sum(
-            len(seen) for site in systems._replicas.values() for one in site for key, seen in one.tries.items()
-            if key == (arm, version)
-        )
-        for arm, version in (("control", "1"), ("experiment", "2"))
-    }  # fmt: skip
-    assert record.facts["attempts"] == tries, "each try is counted once"
+    assert record.facts["attempts"] == made(systems), "each try is counted once"
     assert went(systems).seq == record.seq
 
 
@@ -131,6 +133,27 @@ def test_a_person_ends_it_while_it_is_watched_and_the_watch_lets_go(tmp_path: Pa
     assert ending
     again = end(systems, watch.plan, ending, by="ada")  # type: ignore[arg-type]
     assert (again.seq, again.facts["by"], again.facts["reasons"]) == (ended.seq, "grace", ["complaints"])
+
+
+def test_users_that_are_divided_at_the_very_moment_of_the_end_are_given_back(tmp_path: Path) -> None:
+    systems = ExperimentMemory(tmp_path)
+    plan = begin(systems, NAME, by="ada")  # type: ignore[arg-type]
+    for name, do in steps(systems, plan, approve=approved).items():  # type: ignore[arg-type]
+        run_step(systems, plan, name, do)  # type: ignore[arg-type]
+    gateway, before = systems.gateway(), systems.gateway().split
+
+    def late(service: str, split: Any, *, token: int) -> None:
+        gateway.split = before  # type: ignore[method-assign]
+        end(systems, plan, Ending(Verdict.STOP, ("complaints",)), by="grace")  # type: ignore[arg-type]
+        before(service, split, token=token)
+
+    gateway.split = late  # type: ignore[method-assign]
+    with pytest.raises(Refused, match="it was ended"):
+        divide(systems, plan)  # type: ignore[arg-type]
+    assert gateway.used is None
+    before("alpha", split_of(systems.estate.experiment_by_name[NAME], plan), token=99)
+    end(systems, plan, Ending(Verdict.STOP, ("once more",)), by="ada")  # type: ignore[arg-type]
+    given_back(systems)
 
 
 def test_a_lost_site_ends_it_and_one_look_does_not(tmp_path: Path) -> None:
@@ -146,6 +169,29 @@ def test_a_lost_site_ends_it_and_one_look_does_not(tmp_path: Path) -> None:
     assert endings[:2] == [None, None]
     assert endings[2]
     assert "dublin is lost to it" in endings[2].reasons
+
+
+def test_two_that_watch_count_each_try_once(tmp_path: Path) -> None:
+    systems = ExperimentMemory(tmp_path)
+    one = running(systems)
+    other = Watch(systems, one.plan)  # type: ignore[arg-type]
+    for watch in (one, other, other, one, one, other):
+        systems.live(0.1)
+        assert watch.look() is None
+    record = end(systems, one.plan, Ending(Verdict.STOP, ("enough",)), by="ada")  # type: ignore[arg-type]
+    assert record.facts["attempts"] == made(systems)
+
+
+def test_looks_that_are_gone_end_it_and_users_are_given_back(tmp_path: Path) -> None:
+    systems = ExperimentMemory(tmp_path)
+    watch = running(systems)
+    next(systems.home.looks.glob("*.jsonl")).unlink()
+    ending = watch.look()
+    assert ending
+    record = end(systems, watch.plan, ending, by="ada")  # type: ignore[arg-type]
+    assert "is gone" in record.facts["reasons"][0]
+    assert "report" not in record.facts
+    given_back(systems)
 
 
 def test_what_nobody_can_watch_does_not_go_on(tmp_path: Path) -> None:
