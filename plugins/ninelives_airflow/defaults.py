@@ -71,6 +71,12 @@ def backfills_declared() -> bool:
     return bool(estate and estate.backfills)
 
 
+def accelerator_hosts() -> list[tuple[str, str]]:
+    """Site and name of every machine that the estate says has accelerators."""
+    estate = declared()
+    return [(site.name, host.name) for site in estate.sites for host in site.accelerators] if estate else []
+
+
 def replication_interval() -> timedelta:
     """A third of the shortest RPO: two runs may fail before a promise is broken. Daily where nothing is declared."""
     estate = declared()

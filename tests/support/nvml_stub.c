@@ -63,7 +63,13 @@ ret nvmlSystemGetCudaDriverVersion(int *value) { START; *value = (int)num("cuda"
 ret nvmlSystemGetCudaDriverVersion_v2(int *value) { START; *value = (int)num("cuda", 13000); return 0; }
 ret nvmlDeviceGetCount_v2(u32 *value) { START; *value = (u32)num("count", 1); return 0; }
 ret nvmlDeviceGetHandleByIndex_v2(u32 index, dev *d) { START; *d = (dev)(size_t)(index + 1); return 0; }
-ret nvmlDeviceGetUUID(dev d, char *into, u32 size) { START; snprintf(into, size, "GPU-stub-%d", (int)(size_t)d - 1); return 0; }
+ret nvmlDeviceGetUUID(dev d, char *into, u32 size) {
+    char machine[64] = "stub";
+    START;
+    text("uuid", machine, sizeof machine);
+    snprintf(into, size, "GPU-%s-%d", machine, (int)(size_t)d - 1);
+    return 0;
+}
 ret nvmlDeviceGetName(dev d, char *into, u32 size) { START; snprintf(into, size, "Stub"); return 0; }
 TWO(nvmlDeviceGetEccMode, "ecc", "ecc_pending", 1)
 TWO(nvmlDeviceGetMigMode, "mig", "mig_pending", 0)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ninelives.accelerators.findings import Finding, State
-from ninelives.accelerators.need import GIB, Need
-from ninelives.accelerators.policy import Policy, XidGate, xid_table
+from ninelives.accelerators.policy import gate_of, xid_table
+from ninelives.estate.accelerators import GIB, Need, Policy, XidGate
 from ninelives.ports import Device, Look, Unread, Xid
 
 RECOVERY = ("none", "reset the GPU", "reboot the node", "drain its peers", "drain and reset", "recover the IMEX domain",
@@ -79,7 +79,7 @@ def _xids(look: Look, policy: Policy) -> list[Finding]:
 
 
 def _xid(check: str, one: Xid, policy: Policy) -> Finding:
-    gate = policy.gate(one.code)
+    gate = gate_of(policy, one.code)
     meaning = xid_table()["xids"].get(str(one.code), {}).get("meaning", "not in the table")
     match gate:
         case XidGate.IGNORE:
@@ -129,7 +129,7 @@ def _health(device: Device, policy: Policy) -> list[Finding]:
         return _when(not all(states)), f"{sum(states)} of {len(states)} active"
 
     def tenants(pids: tuple[int, ...]) -> Judged:
-        others = sorted(set(pids) - policy.tenants)
+        others = sorted(set(pids).difference(policy.tenants))
         return _when(bool(others), State.WARN), f"PIDs {', '.join(map(str, others))}" if others else "none"
 
     table: list[tuple[str, Callable[[Any], Judged], str, str]] = [

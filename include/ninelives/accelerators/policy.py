@@ -1,56 +1,24 @@
-"""What is asked of accelerators, with defaults that a file may override."""
+"""What an XID means under a policy, and the files that people name at the command line."""
 
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ninelives.errors import EstateError, EstateProblem
+from ninelives.estate.accelerators import Policy, XidGate
 
 
-class XidGate(StrEnum):
-    """What one XID means for serving here."""
-
-    BLOCK = "block"
-    BLOCK_UNTIL_RESET = "block_until_reset"
-    CORRELATE = "correlate"
-    """Its severity depends on what nothing here decides, so it blocks."""
-    WARN = "warn"
-    IGNORE = "ignore"
-
-
-class FromFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Policy(FromFile):
-    """Which findings block."""
-
-    kind: str = Field(default="nvidia", description="nvidia, cpu, or the name of an entry point.")
-    devices: tuple[str, ...] = Field(default=(), description="UUIDs that must be there, and no others; none: any.")
-    ecc: bool = Field(default=True, description="Whether ECC must be on.")
-    mig: bool = Field(default=False, description="Whether MIG must be on.")
-    optional: frozenset[str] = Field(
-        default=frozenset(
-            {"sram", "retired_pages", "nvlink", "mig", "inforom", "throttling", "replays", "tenants", "remap_banks"}
-        ),
-        description="Checks that may stay unknown, because many devices cannot answer them.",
-    )
-    under_load: bool = Field(default=False, description="The device is busy, so that throttling blocks.")
-    tenants: frozenset[int] = Field(default=frozenset(), description="Processes (PIDs) that may use it beside us.")
-    xids: dict[int, XidGate] = Field(default={}, description="What an XID means, where the table is to be overruled.")
-    memory_margin: float = Field(default=1.1, ge=1, description="Free memory as a multiple of what is needed.")
-
-    def gate(self, code: int) -> XidGate:
-        table = xid_table()
-        known = table["xids"].get(str(code), {}).get("gate", table["default"])
-        return self.xids.get(code, XidGate(known))
+def gate_of(policy: Policy, code: int) -> XidGate:
+    """The policy's own word on the XID, else that of the table."""
+    table = xid_table()
+    known = table["xids"].get(str(code), {}).get("gate", table["default"])
+    return policy.xids.get(code, XidGate(known))
 
 
 @cache
@@ -60,7 +28,7 @@ def xid_table() -> dict[str, Any]:
     return table
 
 
-Read = TypeVar("Read", bound=FromFile)
+Read = TypeVar("Read", bound=BaseModel)
 
 
 def read_file(kind: type[Read], path: Path) -> Read:

@@ -10,6 +10,7 @@ from ninelives.estate.model import AccessKind, Engine, GateEngine
 from ninelives.estate.streams import Stream
 from ninelives.home import Home
 from ninelives.ports import (
+    Accelerators,
     AccessControl,
     Answer,
     Connections,
@@ -121,6 +122,11 @@ class ConnectedEstate:
         from ninelives.adapters.mlflow import MlflowRegistry
 
         return MlflowRegistry(self.connections.get("ninelives_mlflow"))
+
+    def accelerators(self, kind: str) -> Accelerators:
+        from ninelives.adapters.nvml import probe_of
+
+        return probe_of(kind)
 
     def scheduler(self) -> Scheduler:
         from ninelives.adapters.airflow_api import AirflowApi

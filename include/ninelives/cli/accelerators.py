@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,13 +22,30 @@ def accelerators() -> None:
 def check(
     need: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML or JSON: what the model needs.")] = None,
     policy: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML or JSON: which findings block.")] = None,
+    site: Annotated[
+        str | None, typer.Option(help="This machine's site: judge by the estate, and leave that as evidence.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="What the estate calls this machine; its own short name unless given.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look at every accelerator of this machine. Exit 0 they may serve, 3 they may not, with each reason."""
+    """Look at every accelerator of this machine. Exit 0 they may serve, 3 they may not, with each reason.
+
+    With --site the estate says what is asked of them and what each model needs, and the answer counts for promotions
+    and failovers. Without, nothing is written down.
+    """
+    if site:
+        if need or policy:
+            raise typer.BadParameter("with --site the estate says what is needed and what blocks, and no file")
+        _record(site, host, as_json=as_json)
+        return
+    if host:
+        raise typer.BadParameter("--host is a machine of a site: say --site, too")
     from ninelives.accelerators.check import check_accelerators
-    from ninelives.accelerators.need import Need
-    from ninelives.accelerators.policy import Policy, read_file
+    from ninelives.accelerators.policy import read_file
     from ninelives.adapters.nvml import probe_of
+    from ninelives.estate.accelerators import Need, Policy
 
     try:
         wanted = read_file(Need, need) if need else None
@@ -40,4 +57,28 @@ def check(
     verdict = "may serve" if report.allowed else "may not serve"
     emit(report.to_dict(), as_json=as_json, text=lambda: "\n".join([verdict, *map(str, report.findings)]))
     if not report.allowed:
+        raise typer.Exit(ExitCode.MISSED)
+
+
+def _record(site: str, host: str | None, *, as_json: bool) -> None:
+    import platform
+
+    from ninelives.accelerators.evidence import declared_host, reasons_of, validate
+    from ninelives.adapters.connected import ConnectedEstate
+    from ninelives.errors import Refused
+    from ninelives.home import Home
+
+    systems = ConnectedEstate.of_home(Home.from_environment())
+    name = host or platform.node().split(".")[0]
+    try:
+        declared_host(systems.estate, site, name)
+    except Refused as refused:
+        raise typer.BadParameter("; ".join(refused.reasons)) from refused
+    record = validate(systems, site, name)
+    reasons = reasons_of(record)
+    answer: dict[str, Any] = {"site": site, "host": name, "reasons": reasons, "evidence": record.seq, **record.facts}
+    answer["allowed"] = not reasons
+    verdict = f"{'may not' if reasons else 'may'} serve; evidence {record.seq}"
+    emit(answer, as_json=as_json, text=lambda: "\n".join([verdict, *(reasons or record.facts["findings"])]))
+    if reasons:
         raise typer.Exit(ExitCode.MISSED)

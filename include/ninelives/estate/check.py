@@ -85,6 +85,7 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
     yield from _licences(estate, broken)
     yield from _providers(estate, broken)
     yield from _failback(estate, broken)
+    yield from _machines(estate)
     if "services" not in broken:
         yield from _releases(estate, broken)
         yield from _experiments(estate)
@@ -224,6 +225,16 @@ def _repeated_names(estate: Estate) -> Iterator[Finding]:
     for loc, values in lists:
         for index, _ in _repeated(values):
             yield (*loc, index), f"{values[index]} is named twice; remove one"
+
+
+def _machines(estate: Estate) -> Iterator[Finding]:
+    """Machines with accelerators that are named twice: each has a queue of its own."""
+    places = [(site, number) for site, one in enumerate(estate.sites) for number in range(len(one.accelerators))]
+    names = [estate.sites[site].accelerators[number].name for site, number in places]
+    for index, first in _repeated(names):
+        site, number = places[index]
+        there = "sites[{}].accelerators[{}]".format(*places[first])
+        yield ("sites", site, "accelerators", number, "name"), f"{names[index]} is {there} already; choose another"
 
 
 def _repeated(values: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from pydantic import Field, StrictBool
 
+from ninelives.estate.accelerators import Host, Need
 from ninelives.estate.declared import Declared
 from ninelives.estate.experiment import Experiment
 from ninelives.estate.outside import Consumer, Provider
@@ -117,6 +118,9 @@ class Site(Declared):
     description: str = ""
     region: Name | None = Field(default=None, description="Where its data is for the law, like eu-west-3.")
     access: AccessKind = Field(default=AccessKind.NONE, description="What keeps its permissions: aws is IAM and S3.")
+    accelerators: tuple[Host, ...] = Field(
+        default=(), description="Its machines that have some, all of which are looked at before anything serves there."
+    )
 
 
 class Permission(Declared):
@@ -182,6 +186,7 @@ class Model(Declared):
     name: Name
     trained_on: Name
     warm_up: Duration = Field(description="Time from start to ready, as measured; a promise cannot be shorter.")
+    need: Need | None = Field(default=None, description="What it needs of an accelerator; none: nobody knows.")
     access: tuple[Permission, ...] = Field(default=(), description="Everybody who may read or write its releases.")
 
 

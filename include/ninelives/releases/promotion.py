@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ninelives.accelerators.evidence import standing
 from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
 from ninelives.estate import Approval, Estate, Service
 from ninelives.estate.model import Hardware
@@ -155,17 +156,15 @@ def check_interface(systems: Systems, plan: Plan) -> dict[str, Any]:
 
 
 def check_hardware(systems: Systems, plan: Plan) -> dict[str, Any]:
-    """An accelerator that could not be looked at blocks, unless the estate says that the model needs none."""
+    """Every machine with accelerators of every site was found able to serve the model lately, unless the estate says
+    that it needs none; raises ``Refused``."""
     service = systems.estate.service_by_name[plan.service]
     if service.release.hardware is Hardware.CPU:
         return {"hardware": "cpu", "looked_at": False}
-    raise Refused(
-        "hardware",
-        [
-            "a promotion does not look at accelerators yet (ninelives accelerators check does, on the machine that has "
-            "them); say release.hardware: cpu where the model needs none"
-        ],
-    )
+    found = [standing(systems.estate, systems.ledger(), site, service.model) for site in service.sites]
+    if reasons := [reason for one in found for reason in one.reasons]:
+        raise Refused("hardware", [*reasons, "or say release.hardware: cpu where the model needs no accelerator"])
+    return {"hardware": "accelerator", "looked_at": True, "evidence": {one.site: dict(one.evidence) for one in found}}
 
 
 def scan_artefact(systems: Systems, plan: Plan) -> dict[str, Any]:
@@ -218,6 +217,7 @@ def warm_up(systems: Systems, plan: Plan) -> dict[str, Any]:
     :raises Refused: a site has no live replica, or one of them could not be made ready
     """
     service = systems.estate.service_by_name[plan.service]
+    check_hardware(systems, plan)  # again: an approval may have taken longer than a look may be relied on
     release, data = candidate(systems, plan)
     # The way back must be at hand at every site before anything moves.
     old = _old_release(systems, plan)
@@ -538,6 +538,8 @@ def run_step(systems: Systems, plan: Plan, name: str, do: Callable[[], Mapping[s
     """
     journal = of_run(systems.ledger(), plan)
     if done := journal.find(Entry.STEP, name):
+        if name == "check_hardware" and not journal.find(Entry.INTENT, "full") and not journal.find(Entry.ROLL_BACK):
+            do()  # what was found grows old while a run lies cut off
         return dict(done.facts["found"])
     if journal.find(Entry.ROLL_BACK) or journal.outcome:
         raise Refused(name, [f"{plan.run} is {journal.outcome or 'on its way back'}"])

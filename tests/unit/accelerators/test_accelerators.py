@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.nvml_stub import build
+from support.nvml_stub import StubbedMachine, build
 from typer.testing import CliRunner
 
 from ninelives.accelerators.check import check_accelerators
 from ninelives.accelerators.findings import Finding, Report, State
-from ninelives.accelerators.need import Cache, Need
-from ninelives.accelerators.policy import Policy, XidGate, read_file, xid_table
+from ninelives.accelerators.policy import gate_of, read_file, xid_table
 from ninelives.adapters.nvml import Nvml, read_log
 from ninelives.cli import app
 from ninelives.errors import EstateError
+from ninelives.estate.accelerators import Cache, Need, Policy, XidGate
 from ninelives.ports import Device, Look, Unread
 
 Check = Callable[..., Report]
@@ -35,21 +35,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def check(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     """Looks at a device that has the faults given, through the real pynvml."""
-    import ctypes
-
-    import pynvml
-
-    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(library)))
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
-    script, log = tmp_path / "faults", tmp_path / "kern.log"
-    monkeypatch.setenv("NVML_STUB", str(script))
-    log.write_text("NVRM: loading NVIDIA UNIX x86_64 Kernel Module\n")
+    machine = StubbedMachine(library, tmp_path, monkeypatch)
 
     def look(*faults: str, need: Need | None = None, policy: Policy | None = None, logged: str = "") -> Report:
-        script.write_text("".join(f"{one}\n" for one in faults))
-        with log.open("a") as file:
+        machine.play(*faults)
+        with machine.log.open("a") as file:
             file.write(logged)
-        return check_accelerators(Nvml(log), need, policy)
+        return check_accelerators(machine.probe(), need, policy)
 
     return look
 
@@ -115,7 +107,7 @@ def test_throttling_under_load_blocks(check: Check) -> None:
 
 
 def test_a_tenant_who_is_expected_is_no_finding(check: Check) -> None:
-    assert states(check("pid=4711", policy=Policy(tenants=frozenset({4711}))))["tenants"] is State.PASS
+    assert states(check("pid=4711", policy=Policy(tenants=(4711,))))["tenants"] is State.PASS
 
 
 @pytest.mark.parametrize("code", [3, 13, 4, 999])
@@ -138,7 +130,7 @@ def test_a_question_that_has_no_answer_is_unknown_and_blocks_unless_the_policy_l
     report = check(fault)
     assert states(report)[name] is State.UNKNOWN
     assert not report.allowed
-    assert check(fault, policy=Policy(optional=frozenset({name, "uncorrectable_ever"}))).allowed
+    assert check(fault, policy=Policy(optional=(name, "uncorrectable_ever"))).allowed
 
 
 @pytest.mark.parametrize("code", [9, 15, 18])
@@ -149,7 +141,7 @@ def test_a_driver_that_does_not_start_blocks(check: Check, code: int) -> None:
 
 
 def test_a_device_that_fell_off_the_bus_blocks_even_where_unknown_is_let_pass(check: Check) -> None:
-    report = check("lost=1", policy=Policy(optional=frozenset(states(check()))))
+    report = check("lost=1", policy=Policy(optional=tuple(states(check()))))
     assert not report.allowed
     assert states(report)["remap"] is State.BLOCK
 
@@ -181,7 +173,7 @@ def test_a_log_that_is_missing_or_empty_or_a_sandboxs_own_says_nothing(tmp_path:
 
 def test_every_gate_of_the_table_is_one_that_we_know() -> None:
     assert {XidGate(one["gate"]) for one in xid_table()["xids"].values()} == set(XidGate)
-    assert Policy().gate(4242) is XidGate.CORRELATE
+    assert gate_of(Policy(), 4242) is XidGate.CORRELATE
 
 
 def test_memory_is_compared_with_all_that_the_model_needs_and_the_arithmetic_is_shown(check: Check) -> None:
