@@ -120,14 +120,13 @@ def judge_counts(
     rolled, planned = np.zeros(runs, np.int64), np.zeros(runs, bool)
     weights = _starts(_LASTS * plan.horizon if plan.horizon else looks)
     grown, rest = np.zeros((len(_FOLDS), runs)), 1.0
+    steps = np.stack([pairs.log_ratio(plan.harmless, plan.harmless * fold) for fold in _FOLDS])
     for look in range(1, looks + 1):
         counts, spread = pairs, pairs.spread(look)
         weight = weights[look - 1] if look <= len(weights) else 0.0
         rest = max(rest - weight, 0.0)
-        for number, fold in enumerate(_FOLDS):
-            step = pairs.log_ratio(look - 1, plan.harmless, plan.harmless * fold) / spread
-            grown[number] = (grown[number] + weight) * np.exp(np.clip(step, -600, 600))
-            grown[number] = np.minimum(grown[number], 1e200)
+        grown = (grown + weight) * np.exp(np.clip(steps[:, :, look - 1] / spread, -600, 600))
+        grown = np.minimum(grown, 1e200)
         sure = grown.mean(0) + rest >= 1 / (plan.alpha * (_E if plan.horizon else 1.0))
         if look == plan.horizon:
             counts = _Counts(plan, *_together(*given))
@@ -147,7 +146,7 @@ def judge_counts(
         rolled = np.where((rolled == 0) & sure & enough & large & (rate > plan.floor), look, rolled)
     ratio, alpha = whole.ratio, promote_alpha * ((1 - _PLANNED) if plan.horizon else 1.0)
     enough = (whole.n >= LEAST_ATTEMPTS) & (whole.m >= LEAST_ATTEMPTS)
-    logs = [pairs.log_ratio(None, plan.margin, plan.margin * part) / spread for part in (0.5, 1 / plan.margin)]
+    logs = [pairs.log_ratio(plan.margin, plan.margin * part).sum(1) / spread for part in (0.5, 1 / plan.margin)]
     fine = np.logaddexp(*logs) - math.log(2) >= -math.log(alpha)
     rare = _rare(whole.x, whole.n, plan.floor, spread) >= -math.log(alpha)
     # Who passed at the horizon and has become worse since is asked on.
@@ -243,15 +242,14 @@ class _Counts:
     def spread(self, look: int) -> Array:
         return _spread(self.x[:, :look], self.n[:, :look], self.y[:, :look], self.m[:, :look])
 
-    def log_ratio(self, look: int | None, null: float, other: float) -> Array:
-        """Log likelihood of ``other`` to ``null``, as ratios of rates, of one look (from nought) or of all."""
-        which = slice(None) if look is None else slice(look, look + 1)
-        x, n, y, m = (one[:, which] for one in (self.x, self.n, self.y, self.m))
-        a, b = _theta(null, n, m), _theta(other, n, m)
+    def log_ratio(self, null: float, other: float) -> Array:
+        """Log likelihood of ``other`` to ``null``, as ratios of rates, look by look."""
+        a, b = (_theta(ratio, self.n, self.m) for ratio in (null, other))
         with np.errstate(divide="ignore", invalid="ignore"):
             up, down = np.log(b / a), np.log((1 - b) / (1 - a))
-        total: Array = np.where((n > 0) & (m > 0), x * np.nan_to_num(up) + y * np.nan_to_num(down), 0.0).sum(1)
-        return total
+        both = (self.n > 0) & (self.m > 0)
+        ratio: Array = np.where(both, self.x * np.nan_to_num(up) + self.y * np.nan_to_num(down), 0.0)
+        return ratio
 
 
 class _Sums(NamedTuple):
