@@ -73,6 +73,11 @@ class Home:
         return self.root / "readiness.json"
 
     @property
+    def state(self) -> Path:
+        """``<model>/``: models that go on learning, with every update that they learnt."""
+        return self.root / "state"
+
+    @property
     def playbooks(self) -> Path:
         """``<service>.md``: what a person does for this estate, kept in line with it."""
         return self.root / "playbooks"

@@ -33,6 +33,7 @@ from ninelives.cli import (
     release,
     replicate,
     stack,
+    state,
     stream,
 )
 from ninelives.cli.common import ExitCode, errors
@@ -58,6 +59,7 @@ app.add_typer(backfill.app, name="backfill", help="Missed intervals after downti
 app.add_typer(backup.app, name="backup", help="Backups in the vault: made, proven, restored.")
 app.add_typer(breaker.app, name="breaker", help="The gateway's limits and fallbacks, and taking replicas out by hand.")
 app.add_typer(stream.app, name="stream", help="Streams against their contracts: landed, in quarantine, replayed.")
+app.add_typer(state.app, name="state", help="Models that go on learning: updates, state, switch of versions.")
 app.add_typer(recover.app, name="recover", help="What a person starts by hand: fail over, return, fail back.")
 app.add_typer(release.app, name="release", help="Versions on their way into service, and the judge of canaries.")
 app.add_typer(automation.app, name="automation", help="What acts by itself, and the people who may stop it.")

@@ -1,0 +1,154 @@
+"""The log of updates: append-only, hash-chained, fsynced before anything counts, each of the caller's keys once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ninelives.errors import Corrupted, Refused, Unavailable
+from ninelives.files import append_lines
+from ninelives.state.learner import is_number
+
+GENESIS = "0" * 64
+"""``previous`` of the first update, and the hash of an empty log."""
+
+
+class Update(BaseModel):
+    """What was seen and what came of it. ``key`` is the caller's: the same one again is the same update."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    key: Annotated[str, Field(min_length=1, max_length=200)]
+    features: Annotated[dict[str, str | int | float], Field(min_length=1)]
+    target: int | float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An update in the log. ``hash`` covers it, its number and, through ``previous``, all before it."""
+
+    seq: int
+    update: Update
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Appended:
+    new: int
+    repeated: int
+
+
+@dataclass(frozen=True)
+class Position:
+    """After which update: its number and hash."""
+
+    seq: int = 0
+    hash: str = GENESIS
+
+
+class UpdateLog:
+    """The log in a file. Appending is the caller's to do alone; reading needs no lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._forget()
+
+    def read(self) -> list[Entry]:
+        """All that counts, oldest first; what this object has read before is not read again.
+
+        :raises Corrupted: a line is not what was written, or not where it was written
+        """
+        try:
+            with self.path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._read_to:
+                    self._forget()
+                file.seek(self._read_to)
+                data = file.read()
+        except FileNotFoundError:
+            self._forget()
+            return []
+        for line in data.split(b"\n")[:-1]:
+            number = len(self._entries) + 1
+            entry = self._entry(line, number)
+            previous = self._entries[-1].hash if self._entries else GENESIS
+            if entry.previous != previous or entry.update.key in self._by_key:
+                raise Corrupted(f"{self.path}:{number}: it does not follow the line before it; restore the log")
+            self._entries.append(entry)
+            self._by_key[entry.update.key] = entry.update
+            self._read_to += len(line) + 1
+        return list(self._entries)
+
+    def _forget(self) -> None:
+        self._entries: list[Entry] = []
+        self._by_key: dict[str, Update] = {}
+        self._read_to = 0
+
+    def append(self, updates: Sequence[Update]) -> Appended:
+        """Append those whose keys are new; on return all of them survive a power cut.
+
+        A writer killed in between has appended some, in order, which the caller's repeat finds.
+
+        :raises Refused: a key is there with other contents, or an update has no exact form; nothing is appended
+        :raises Unavailable: the disk refuses
+        """
+        entries = self.read()
+        known = dict(self._by_key)
+        seq, previous = len(entries), entries[-1].hash if entries else GENESIS
+        lines, reasons = [], []
+        for update in updates:
+            text = _canonical(update)
+            if update.key in known:
+                if _canonical(known[update.key]) != text:
+                    reasons.append(f"the key {update.key!r} is there with other contents; a key is one update")
+                continue
+            known[update.key] = update
+            seq += 1
+            line: dict[str, Any] = {"previous": previous, "seq": seq, "update": update.model_dump()}
+            previous = _hash(line)
+            lines.append(rfc8785.dumps({**line, "hash": previous}) + b"\n")
+        if reasons:
+            raise Refused("learn", reasons)
+        try:
+            if lines:
+                append_lines(self.path, b"".join(lines))
+        except OSError as error:
+            raise Unavailable(f"{self.path} cannot be written: {error.strerror}; nothing was learnt") from error
+        return Appended(new=len(lines), repeated=len(updates) - len(lines))
+
+    def _entry(self, line: bytes, number: int) -> Entry:
+        try:
+            document = json.loads(line)
+            told = document.pop("hash")
+            if rfc8785.dumps({**document, "hash": told}) != line or _hash(document) != told:
+                raise ValueError("its hash is of something else")
+            if document["seq"] != number:
+                raise ValueError(f"it was written as line {document['seq']}")
+            return Entry(number, Update.model_validate(document["update"]), document["previous"], told)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise Corrupted(f"{self.path}:{number}: not what was written ({what}); restore the log") from error
+
+
+def _canonical(update: Update) -> bytes:
+    """RFC 8785; raises ``Refused`` for what JSON has no exact form of."""
+    bad = [name for name, value in update.features.items() if not isinstance(value, str) and not is_number(value)]
+    bad += [] if is_number(update.target) else ["target"]
+    if bad:
+        raise Refused("learn", [f"{update.key!r}: {', '.join(bad)} must be finite, and no truth value"])
+    try:
+        return rfc8785.dumps(update.model_dump())
+    except (ValueError, UnicodeError) as error:
+        raise Refused("learn", [f"{update.key!r} has no exact form in JSON: {error}"]) from error
+
+
+def _hash(line: dict[str, Any]) -> str:
+    return hashlib.sha256(rfc8785.dumps(line)).hexdigest()
