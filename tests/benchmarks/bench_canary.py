@@ -92,17 +92,20 @@ def bad() -> Iterable[Scenario]:
 
 @dataclass(frozen=True)
 class Run:
-    """Attempts of one canary: per arm, when (s), whether bad, how long (s); experiment first."""
+    """Attempts of one canary in their order, experiment first."""
 
-    at: tuple[Array, Array]
+    places: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+    """How many there were before each half second: within a second they come evenly."""
     bad: tuple[Array, Array]
     latency: tuple[Array, Array]
+    """Seconds."""
 
     def looked(self) -> Looked:
-        arms = [
-            tuple(Attempt(float(a), float(s), not b) for a, b, s in zip(*one, strict=True))
-            for one in zip(self.at, self.bad, self.latency, strict=True)
-        ]
+        arms = []
+        for places, bad, latency in zip(self.places, self.bad, self.latency, strict=True):
+            n = np.diff(places)
+            at = np.repeat(np.arange(len(n)) / 2 + 0.1, n)
+            arms.append(tuple(Attempt(float(a), float(s), not b) for a, b, s in zip(at, bad, latency, strict=True)))
         return Looked("1", "2", control=arms[1], experiment=arms[0])
 
 
@@ -111,7 +114,7 @@ def simulate(scenario: Scenario, draw: np.random.Generator) -> Run:
     second = np.arange(scenario.seconds)
     drift = np.where(second >= scenario.seconds * 2 / 3, scenario.drifts, 1.0)
     on = second >= scenario.seconds * scenario.onset
-    at, bad, latency = [], [], []
+    places, bad, latency = [], [], []
     for parts, worse, slower in ((share, scenario.worse, scenario.slower), (1 - share, 1.0, 1.0)):
         rate = scenario.errors * drift * np.where(on, worse, 1.0)
         if scenario.varies:
@@ -122,11 +125,12 @@ def simulate(scenario: Scenario, draw: np.random.Generator) -> Run:
             level = 0.1 * _walk(len(second), scenario.correlated, draw)
         n = draw.poisson(scenario.rate * parts)
         which = np.repeat(second, n)
-        at.append(which + (np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n) + 0.5) / np.repeat(n, n))
+        whole = np.concatenate([[0], np.cumsum(n)])
+        places.append(np.append(np.column_stack([whole[:-1], whole[:-1] + n // 2]).ravel(), whole[-1]))
         bad.append((draw.random(len(which), np.float32) < rate[which]).astype(np.float32))
         noise = level[which] + scenario.noise * draw.standard_normal(len(which), np.float32)
         latency.append((MEDIAN * np.where(on, slower, 1.0))[which] * np.exp(noise))
-    return Run((at[0], at[1]), (bad[0], bad[1]), (latency[0], latency[1]))
+    return Run((places[0], places[1]), (bad[0], bad[1]), (latency[0], latency[1]))
 
 
 def _walk(length: int, correlated: float, draw: np.random.Generator) -> Array:
@@ -136,17 +140,19 @@ def _walk(length: int, correlated: float, draw: np.random.Generator) -> Array:
     return walk
 
 
-def counted(run: Run, series: Series, seconds: int) -> dict[str, Array]:
+def counted(run: Run, series: Series) -> dict[str, Array]:
     """As ``Series.add`` does it, on arrays: per metric, four rows of looks; ``check_batch`` holds them together."""
-    cuts = np.arange(int(seconds / series.every + 1e-9) + 1) * series.every
-    places = [np.searchsorted(at, cuts) for at in run.at]
+    every = round(2 * series.every)
+    if every != 2 * series.every:
+        raise SystemExit(f"looks of {series.every} s are not whole half seconds")
+    places = [one[::every] for one in run.places]
     tried = [np.diff(one).astype(float) for one in places]
     wrong = [np.diff(np.concatenate([[0], np.cumsum(one)])[p]) for one, p in zip(run.bad, places, strict=True)]
     found = {ERRORS: np.array([wrong[1], tried[1], wrong[0], tried[0]])}
     good = [run.latency[arm][run.bad[arm] == 0] for arm in (0, 1)]
     index = [np.concatenate([[0], np.cumsum(run.bad[arm] == 0)])[places[arm]] for arm in (0, 1)]
-    slow = {name: np.zeros((4, len(cuts) - 1)) for name in (LATENCY, TAIL)}
-    for look in range(len(cuts) - 1):
+    slow = {name: np.zeros((4, len(places[0]) - 1)) for name in (LATENCY, TAIL)}
+    for look in range(len(places[0]) - 1):
         first = int(places[1][look])
         begin = max(0, first - REFERENCE)
         before = run.latency[1][begin:first][run.bad[1][begin:first] == 0]
@@ -173,12 +179,10 @@ def decide(looks: list[dict[str, Array]], series: Series) -> dict[str, Found]:
     return found
 
 
-def halves(run: Run, seconds: int) -> Array:
-    """Sums up to each half second: attempts and errors of both arms, experiment first."""
-    cuts = np.arange(2 * seconds + 1) / 2
+def halves(run: Run) -> Array:
+    """Sums up to each half second: errors and attempts of both arms, experiment first."""
     found = []
-    for at, wrong in zip(run.at, run.bad, strict=True):
-        places = np.searchsorted(at, cuts)
+    for places, wrong in zip(run.places, run.bad, strict=True):
         found += [np.concatenate([[0], np.cumsum(wrong)])[places], places]
     return np.array(found, np.float32)
 
@@ -202,7 +206,7 @@ def check_batch() -> None:
         run = simulate(scenario, np.random.default_rng(number))
         series = Series(0.0, scenario.seconds, QUALITY)
         series.add(run.looked(), scenario.seconds + 1e-6)
-        batch = counted(run, series, scenario.seconds)
+        batch = counted(run, series)
         for name, looks in series.counted.items():
             if not np.array_equal(np.array(looks).T, batch[name]):
                 raise SystemExit(f"{name} is counted otherwise by the batch")
@@ -218,8 +222,8 @@ def row(scenario: Scenario, runs: int, draw: np.random.Generator) -> str:
     looks, kept = [], []
     for _ in range(runs):
         run = simulate(scenario, draw)
-        looks.append(counted(run, series, scenario.seconds))
-        kept.append(halves(run, scenario.seconds))
+        looks.append(counted(run, series))
+        kept.append(halves(run))
     found = decide(looks, series)
     at = np.stack([one.rolled_back_at for one in found.values()])
     first = np.where(at > 0, at, 10**9).min(0)
