@@ -37,8 +37,8 @@ def plan(name: ExperimentName, as_json: AsJson = False) -> None:
     def text() -> str:
         experiment = found.experiment
         lines = [
-            f"{name}: version {experiment.version} for {experiment.exposure:.4g} of the users of {experiment.service} "
-            f"(by {experiment.header}), as many are the control, until {experiment.until}",
+            f"{name}: version {experiment.version} for {experiment.exposure * 100:.4g}% of the users of "
+            f"{experiment.service} (by {experiment.header}), as many are the control, until {experiment.until}",
             *map(str, found.arithmetic),
         ]
         return "\n".join([*lines, *(f"against it: {one}" for one in found.against)] if found.against else

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -95,6 +96,49 @@ def draw(target: Target, effects: Sequence[Effect], decided: int | None = None) 
         "</svg>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
+
+
+def draw_errors(looks: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> str:
+    """Share of tries that failed up to each look, of both arms; nothing where nobody was seen.
+
+    :param looks: tries and failures of control and experiment
+    """
+    shares: list[list[tuple[int, float]]] = []
+    for side in (0, 1):
+        tries, failures = (accumulate([one[what][side] for one in looks]) for what in (0, 1))
+        both = enumerate(zip(tries, failures, strict=True), 1)
+        shares.append([(look, bad / tried) for look, (tried, bad) in both if tried])
+    most = 1.2 * max([0.001, *(share for arm in shares for _, share in arm)])
+    if not all(shares):
+        return ""
+    last = max(len(looks), 2)
+
+    def points(arm: Sequence[tuple[int, float]]) -> str:
+        across, down = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+        return " ".join(
+            f"{_LEFT + (look - 1) / (last - 1) * across:.2f},{_TOP + (1 - share / most) * down:.2f}"
+            for look, share in arm
+        )
+
+    bottom = HEIGHT - _BOTTOM
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
+            ' font-family="sans-serif" font-size="12" role="img">',
+            "<title>Share of tries that failed up to each look</title>",
+            '<rect width="100%" height="100%" fill="#fff"/>',
+            f'<text x="{_LEFT}" y="22">tries that failed, up to each look: '
+            '<tspan fill="#08519c">control</tspan> and <tspan fill="#cb181d">experiment</tspan></text>',
+            f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}" stroke="#333"/>',
+            f'<polyline points="{points(shares[0])}" fill="none" stroke="#08519c" stroke-width="2"/>',
+            f'<polyline points="{points(shares[1])}" fill="none" stroke="#cb181d" stroke-width="2"/>',
+            f'<text x="{_LEFT - 8}" y="{_TOP + 4}" text-anchor="end">{most:.3%}</text>',
+            f'<text x="{_LEFT - 8}" y="{bottom + 4}" text-anchor="end">0%</text>',
+            f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 28}" text-anchor="end">{len(looks)}</text>',
+            f'<text x="{(WIDTH + _LEFT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">look</text>',
+            "</svg>",
+        ]
+    )
 
 
 def _reach(target: Target, known: Sequence[Effect]) -> float:

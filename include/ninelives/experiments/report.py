@@ -12,7 +12,8 @@ from ninelives.estate import Service
 from ninelives.evidence.chain import is_intact
 from ninelives.experiments.journal import KIND, ExperimentPlan
 from ninelives.experiments.judge import Judged
-from ninelives.experiments.picture import draw
+from ninelives.experiments.looks import ARMS, Row
+from ninelives.experiments.picture import draw, draw_errors
 from ninelives.ports import Record, Systems
 
 BUCKET = "experiments"
@@ -23,8 +24,11 @@ _STYLE = (
 )
 
 
-def page(judged: Judged, plan: ExperimentPlan, arithmetic: Sequence[str] = ()) -> str:
-    """Whole in itself: no script, and nothing that is fetched."""
+def page(judged: Judged, plan: ExperimentPlan, rows: Sequence[Row], arithmetic: Sequence[str]) -> str:
+    """Whole in itself: no script, and nothing that is fetched.
+
+    :param rows: what was seen, look by look
+    """
     effect, target = judged.effects[-1], judged.target
     between = f"{effect.low:+.4g} to {effect.high:+.4g}" if effect.known else "not known"
     rails = "".join(
@@ -40,11 +44,21 @@ def page(judged: Judged, plan: ExperimentPlan, arithmetic: Sequence[str] = ()) -
             f"{escape(plan.begun_at[:16])} UTC by {escape(plan.by)}.</p>",
             f"<ul>{''.join(f'<li>{escape(one)}</li>' for one in judged.reasons)}</ul>",
             f"<h2>{escape(target.name)}</h2>",
-            f"<p>{target.wanted} wanted. {effect.experiment} units saw version {escape(plan.new)}, {effect.control} "
-            f"are the control. Difference {effect.difference:+.4g} ({between}, sure to {target.confidence:.4g} at all "
-            "looks together).</p>",
+            f"<p>{target.wanted} wanted. Outcomes came of {effect.experiment} units with version {escape(plan.new)} "
+            f"and of {effect.control} of the control. Difference {effect.difference:+.4g} ({between}, sure to "
+            f"{target.confidence:.4g} at all looks together).</p>",
             draw(target, judged.effects, judged.look),
             "<h2>Guard-rails</h2>",
+            "<table><tr><th>arm</th><th>tries</th><th>failed</th><th>slow</th></tr>",
+            *(
+                f"<tr><td>{arm}</td>"
+                f"<td>{sum(row.attempts[side] for row in rows)}</td>"
+                f"<td>{sum(row.errors[side] for row in rows)}</td>"
+                f"<td>{sum(row.slow[side] for row in rows)}</td></tr>"
+                for side, arm in enumerate(ARMS)
+            ),
+            "</table>",
+            draw_errors([(row.attempts, row.errors) for row in rows]),
             f"<table><tr><th>guard-rail</th><th>says</th><th>why</th></tr>{rails}</table>",
             "<h2>Room for the loss of a site</h2>",
             f"<ul>{''.join(f'<li>{escape(one)}</li>' for one in arithmetic)}</ul></html>",

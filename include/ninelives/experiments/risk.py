@@ -92,7 +92,7 @@ class Borne:
         load = self.load
         return (
             f"{self.when}: {self.replicas} replicas x {self.capacity}/s = {self.carried:g}/s, needed {load.peak:g}/s x "
-            f"(1 + {load.exposure:.4g} x {max(load.cost - 1, 0):g}) = {self.needed:.4g}/s: "
+            f"(1 + exposure {load.exposure:.4g} x extra cost {max(load.cost - 1, 0):.4g}) = {self.needed:.4g}/s: "
             f"{'too little' if self.short else 'enough'}"
         )
 

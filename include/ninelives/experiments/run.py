@@ -185,7 +185,8 @@ def standing(systems: Systems, journal: Journal, now: datetime | None = None) ->
     }  # fmt: skip
     if ended := journal.find(Entry.ENDED):
         return {**found, "reasons": ended.facts["reasons"], "evidence": ended.seq}
-    if journal.find(Entry.ENDING):
+    ending = journal.find(Entry.ENDING)
+    if ending and now - ending.at > journal.declared.stop_within:
         found["problems"] = [f"its way back is not finished: ninelives experiment stop {plan.experiment}"]
     if not journal.find(Entry.DIVIDED):
         return found
@@ -196,7 +197,7 @@ def standing(systems: Systems, journal: Journal, now: datetime | None = None) ->
     # Every look renews the lease; a file of looks may lie on another machine, and is not written while nobody asks.
     watched = held is not None and held.holder == plan.run and held.expires_at > now
     looked = held.expires_at - LEASE_TTL if held and watched else None
-    if not found["problems"] and (looked is None or now - looked > watch.experiment.stop_within):
+    if not ending and (looked is None or now - looked > watch.experiment.stop_within):
         found["problems"] = [
             f"nobody has looked at it for {_span(now - looked) if looked else 'a while'}: is Airflow's triggerer up? "
             f"Or ninelives experiment stop {plan.experiment}"
@@ -496,13 +497,13 @@ def _shown(systems: Systems, journal: Journal, verdict: Verdict, reasons: tuple[
     watch.outcomes.read([systems.store(site) for site in watch.service.sites])
     judged = replace(watch.judged(), verdict=verdict, reasons=reasons)
     room = journal.find(Entry.STEP, "check_room")
-    arithmetic_ = room.facts["found"]["arithmetic"] if room else []
+    page = report.page(judged, journal.plan, watch.rows, room.facts["found"]["arithmetic"] if room else [])
     return {
         "judged": judged.facts(),
         "looks": len(watch.rows) - 1,
         "attempts": {arm: sum(row.attempts[number] for row in watch.rows) for number, arm in enumerate(ARMS)},
         "not_counted": watch.outcomes.problems[:20],
-        "report": report.keep(systems, watch.service, journal.plan.run, report.page(judged, journal.plan, arithmetic_)),
+        "report": report.keep(systems, watch.service, journal.plan.run, page),
     }
 
 

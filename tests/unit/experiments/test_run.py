@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -85,6 +86,9 @@ def test_what_is_better_is_found_and_reported_and_nobody_is_promoted_by_it(tmp_p
     page = read_report(systems, record)  # type: ignore[arg-type]
     assert "<svg" in page
     assert "<script" not in page
+    for picture in page.split("<svg")[1:]:
+        ElementTree.fromstring("<svg" + picture.split("</svg>")[0] + "</svg>")
+    assert page.count("<svg") == 2
     assert "with paris lost: 1 replicas x 200/s = 200/s" in page
     assert record.facts["judged"]["target"]["experiment_units"] > 100
 
