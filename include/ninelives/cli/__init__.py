@@ -23,6 +23,7 @@ from ninelives.cli import (
     experiment,
     feeder,
     gate,
+    kubernetes,
     licence,
     playbook,
     prober,
@@ -63,6 +64,7 @@ app.add_typer(state.app, name="state", help="Models that go on learning: updates
 app.add_typer(recover.app, name="recover", help="What a person starts by hand: fail over, return, fail back.")
 app.add_typer(release.app, name="release", help="Versions on their way into service, and the judge of canaries.")
 app.add_typer(automation.app, name="automation", help="What acts by itself, and the people who may stop it.")
+app.add_typer(kubernetes.app, name="kubernetes", help="The estate on Kubernetes: manifests, and routes at each site.")
 app.add_typer(licence.app, name="licence", help="What vendors license: seats, terms and grace.")
 app.add_typer(provider.app, name="provider", help="Providers of data: when to drill them, feeds replayed.")
 app.add_typer(experiment.app, name="experiment", help="Experiments on users: who is in, may it begin, what it shows.")

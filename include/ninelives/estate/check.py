@@ -29,6 +29,8 @@ from ninelives.estate.streams import Format, contract_problems
 from ninelives.estate.units import Value, format_duration
 
 Finding = tuple[Loc, str]
+MAX_LABEL = 63
+"""Characters of a name in DNS (RFC 1035), and so of a Service."""
 
 
 def check_references(estate: Estate) -> list[tuple[str, str]]:
@@ -89,6 +91,8 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
     if "services" not in broken:
         yield from _releases(estate, broken)
         yield from _experiments(estate)
+    if not {"services", "sites"} & set(broken):
+        yield from _kubernetes(estate)
     if "drills" not in broken:
         yield from _drills(estate, estate.drills, broken)
 
@@ -461,6 +465,49 @@ def _experiments(estate: Estate) -> Iterator[Finding]:
                 ("experiments", index, "service"),
                 f"{service.name} declares no capacity, so nobody knows what the loss of a site would need; declare it",
             )
+
+
+def _kubernetes(estate: Estate) -> Iterator[Finding]:
+    """What Kubernetes has no place for, or the Gateway API no words."""
+    if (declared := estate.kubernetes) is None:
+        return
+    names = [one.site for one in declared.sites]
+    for index, first in _repeated(names):
+        yield ("kubernetes", "sites", index, "site"), f"is named in kubernetes.sites[{first}] already; remove one"
+    for index, name in enumerate(names):
+        if name not in estate.site_by_name:
+            hint = closest(name, estate.site_by_name)
+            yield ("kubernetes", "sites", index, "site"), f"{name} is not declared below sites; correct it: {hint}"
+    for site in estate.site_names:
+        if estate.services_at(site) and site not in names:
+            yield ("kubernetes", "sites"), f"{site} serves and is not here: add it with the addresses of its pods"
+    for index, experiment in enumerate(estate.experiments):
+        yield (
+            ("experiments", index, "service"),
+            f"the Gateway API draws lots for each request of {experiment.service}, where the same user must see the "
+            "same version; remove the experiment, or serve without kubernetes",
+        )
+    for index, service in enumerate(estate.services):
+        for part in ("service", "cached_for"):
+            if service.fallback and getattr(service.fallback, part) is not None:
+                yield (
+                    ("services", index, "fallback", part),
+                    "the Gateway API cannot ask another service, or keep answers, for a request that failed; remove it "
+                    "(the default answer is given there too), or serve without kubernetes",
+                )
+        if service.release.shadow:
+            yield (
+                ("services", index, "release", "shadow"),
+                "the Gateway API cannot tell a copied request which version is meant; write shadow: 0, or serve "
+                "without kubernetes",
+            )
+        for number, site in enumerate(service.sites):
+            if len(name := f"{service.name}-{site}") > MAX_LABEL:
+                yield (
+                    ("services", index, "sites", number),
+                    f"{name} is the Service there, and longer than the {MAX_LABEL} characters that Kubernetes takes; "
+                    "shorten one of the names",
+                )
 
 
 def _kind(value: Value) -> str:

@@ -14,6 +14,7 @@ from pydantic import Field, StrictBool
 from ninelives.estate.accelerators import Host, Need
 from ninelives.estate.declared import Declared
 from ninelives.estate.experiment import Experiment
+from ninelives.estate.kubernetes import Kubernetes, Pods
 from ninelives.estate.outside import Consumer, Provider
 from ninelives.estate.streams import Stream
 from ninelives.estate.units import DagId, Duration, Name, Percent, Principal, Ratio, TableName, Value
@@ -278,6 +279,7 @@ class Service(Declared):
         description="Requests per second that one replica answers, as measured; the gateway's limits follow from it.",
     )
     release: ReleasePolicy = ReleasePolicy()
+    pods: Pods = Field(default=Pods(), description="Its replicas, where the estate runs on Kubernetes.")
 
 
 class PlannedDrill(Declared):
@@ -423,6 +425,9 @@ class Estate(Declared):
     vault: Vault | None = None
     backups: Backups | None = None
     recovery: RecoveryPolicy = RecoveryPolicy()
+    kubernetes: Kubernetes | None = Field(
+        default=None, description="Where the services run on Kubernetes; none: as the Connections say."
+    )
     licences: tuple[Licence, ...] = ()
     providers: tuple[Provider, ...] = ()
     consumers: tuple[Consumer, ...] = Field(

@@ -1,0 +1,61 @@
+"""``ninelives kubernetes``: the estate as manifests, and the routes at each site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ninelives.cli.common import AsJson, ExitCode, emit
+from ninelives.cli.estate import DEMO, default_estate
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def kubernetes() -> None:
+    """The estate on Kubernetes: manifests, and the routes at each site."""
+
+
+@app.command("compile")
+def compile_(
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="One folder a site is written here.")],
+    estate: Annotated[
+        Path | None, typer.Option(help=f"Estate file; by default $NINELIVES_ESTATE, {DEMO} or .ninelives/estate.yaml.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 3 where FOLDER says something else.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the manifests of every site: replicas.yaml and gateway.yaml to apply, routes.yaml to create once."""
+    from ninelives.compilers.kubernetes import compile_site, declaration, format_manifests
+    from ninelives.estate import load_estate
+    from ninelives.files import write_atomically
+
+    declared = load_estate(estate or default_estate())
+    files = {
+        Path(one.site) / name: format_manifests(name, documents)
+        for one in declaration(declared).sites
+        for name, documents in compile_site(declared, one.site).items()
+    }
+    stale = [str(name) for name, text in files.items() if _read(to / name) != text]
+    if not check:
+        for name in stale:
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(to / name, files[Path(name)].encode())
+    say = "differs" if check else "written"
+    document = {"folder": str(to), "files": sorted(map(str, files)), say: sorted(stale)}
+    emit(
+        document, as_json=as_json, text=lambda: "\n".join(f"{say}: {to / name}" for name in sorted(stale)) or "as it is"
+    )
+    if check and stale:
+        raise typer.Exit(ExitCode.MISSED)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        return None
