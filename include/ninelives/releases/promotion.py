@@ -162,7 +162,10 @@ def check_hardware(systems: Systems, plan: Plan) -> dict[str, Any]:
     if service.release.hardware is Hardware.CPU:
         return {"hardware": "cpu", "looked_at": False}
     found = [standing(systems.estate, systems.ledger(), site, service.model) for site in service.sites]
-    if reasons := [reason for one in found for reason in one.reasons]:
+    reasons = [reason for one in found for reason in one.reasons]
+    if candidate(systems, plan)[0].hardware is not Hardware.ACCELERATOR:
+        reasons.append(f"version {plan.new} was staged for the processor; stage it under a new number")
+    if reasons:
         raise Refused("hardware", [*reasons, "or say release.hardware: cpu where the model needs no accelerator"])
     return {"hardware": "accelerator", "looked_at": True, "evidence": {one.site: dict(one.evidence) for one in found}}
 

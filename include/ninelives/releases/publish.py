@@ -17,6 +17,7 @@ from typing import Annotated, Any, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ninelives.errors import Corrupted, Refused
+from ninelives.estate.model import Hardware
 from ninelives.files import write_atomically
 from ninelives.home import Home
 from ninelives.ports import ObjectStore, Scalar
@@ -52,6 +53,8 @@ class Release(_Frozen):
     tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     golden: tuple[GoldenAnswer, ...] = Field(min_length=1)
     created_at: AwareDatetime
+    hardware: Hardware = Hardware.CPU
+    """A replica without an accelerator refuses a release that says so."""
 
     @model_validator(mode="after")
     def _object_is_named_by_digest(self) -> Self:

@@ -64,4 +64,5 @@ def _release(service: Service, version: str, onnx: bytes, data_version: str) -> 
         tolerance=TOLERANCE,
         golden=golden_answers(inputs, dict(outputs)),
         created_at=datetime.now(UTC),
+        hardware=service.release.hardware,
     )

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ninelives.errors import Corrupted
+from ninelives.errors import Corrupted, Refused
 from ninelives.ports import Features, Scalar
 from ninelives.serving.protocol import decode_response, encode_request, flatten
 
+CPU = "CPUExecutionProvider"
 MAX_ROWS = 4096
 _DATATYPES = {
     "tensor(float)": ("FP32", np.float32),
@@ -30,19 +31,33 @@ _SENT = {"BOOL", "BYTES", "FP16", "FP32", "FP64"} | {
 class OnnxModel:
     """An inference session on one thread; safe to use from several.
 
+    :param provider: ONNX Runtime's name of an accelerator, on which all of it must run; none: the processor
     :raises Corrupted: onnxruntime cannot read it, or it has inputs that V2 over JSON cannot carry
+    :raises Refused: the provider is not there, or a part of the model would run on the processor instead
     """
 
-    def __init__(self, name: str, version: str, digest: str, onnx: bytes) -> None:
+    def __init__(self, name: str, version: str, digest: str, onnx: bytes, provider: str | None = None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # replicas share a machine
         options.log_severity_level = 3
+        if provider:
+            # Left to itself, onnxruntime warns, serves on the processor, and nobody asks why it is slow.
+            if provider not in (there := onnxruntime.get_available_providers()):
+                raise Refused(f"serve {name} version {version} on {provider}", [f"there are only {', '.join(there)}"])
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                onnx, options, providers=[provider or CPU], enable_fallback=int(not provider)
+            )
         except Exception as error:  # onnxruntime's own classes have no common base below Exception
+            if provider:
+                raise Refused(f"serve {name} version {version} on {provider}", [str(error)]) from error
             raise Corrupted(f"model {name} version {version}: onnxruntime cannot read it: {error}") from error
+        if provider and self._session.get_providers()[0] != provider:
+            used = ", ".join(self._session.get_providers())
+            raise Refused(f"serve {name} version {version} on {provider}", [f"onnxruntime took {used} instead"])
         self.name, self.version, self.digest = name, version, digest
         self._inputs = {spec.name: spec for spec in self._session.get_inputs()}
         # A classifier's list of dictionaries has no tensor form; its probabilities are there as a tensor too.

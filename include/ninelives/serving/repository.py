@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
+from ninelives.estate.model import Hardware
 from ninelives.ports import Features, ObjectStore, Scalar
 from ninelives.releases.golden import answers_match
 from ninelives.serving.model import OnnxModel
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 BUCKET = "models"
 WARM_UP_PASSES = 10
 """Passes over the golden requests before a model counts as warm."""
+
+PROVIDER = "CUDAExecutionProvider"
+"""ONNX Runtime's name of NVIDIA's accelerators."""
 
 RECALL_AFTER = 5.0
 """Seconds"""
@@ -42,6 +46,8 @@ class Pointer:
     object: str
     tolerance: float
     golden: tuple[tuple[Features, dict[str, list[Scalar]]], ...]
+    accelerator: bool = False
+    """It must not be served by the processor."""
 
     @classmethod
     def parse(cls, model: str, data: bytes) -> Pointer:
@@ -60,6 +66,7 @@ class Pointer:
                 object=str(document["object"]),
                 tolerance=float(document["tolerance"]),
                 golden=golden,
+                accelerator=Hardware(document.get("hardware", Hardware.CPU)) is Hardware.ACCELERATOR,
             )
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise Corrupted(f"{model}/release.json cannot be used: {error!r}; publish the release again") from error
@@ -70,10 +77,14 @@ class Repository:
 
     :param cache: folder for verified copies, so that a restart does not need the store; ``None``: no cache
     :param wanted: models that belong to this server from the start
+    :param provider: ONNX Runtime's, for releases that must be served by an accelerator
     """
 
-    def __init__(self, store: ObjectStore, cache: Path | None, wanted: Iterable[str] = ()) -> None:
+    def __init__(
+        self, store: ObjectStore, cache: Path | None, wanted: Iterable[str] = (), provider: str = PROVIDER
+    ) -> None:
         self.draining = False
+        self._provider = provider
         self._store = store
         self._cache = cache
         self._models: dict[str, OnnxModel] = {}
@@ -231,10 +242,10 @@ class Repository:
         log.info("%s version %s is ready", name, model.version)
         return model
 
-    @staticmethod
-    def _proven(name: str, pointer: Pointer, data: bytes) -> OnnxModel:
-        """Warm, and right on every golden request."""
-        model = OnnxModel(name, pointer.version, pointer.sha256, data)
+    def _proven(self, name: str, pointer: Pointer, data: bytes) -> OnnxModel:
+        """Warm, and right on every golden request, on the hardware that the release says."""
+        provider = self._provider if pointer.accelerator else None
+        model = OnnxModel(name, pointer.version, pointer.sha256, data, provider)
         for _ in range(WARM_UP_PASSES):
             for inputs, outputs in pointer.golden:
                 try:

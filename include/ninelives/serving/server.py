@@ -7,6 +7,7 @@
 | ``NINELIVES_CONNECTIONS`` | file with the connections ``ninelives_<site>_store`` and ``ninelives_<site>_replicas`` |
 | ``NINELIVES_MODELS`` | models to load at the start, separated by commas |
 | ``NINELIVES_CACHE`` | folder for verified copies of models; without it a restart needs the store |
+| ``NINELIVES_PROVIDER`` | what ONNX Runtime calls the accelerator; CUDAExecutionProvider unless set |
 | ``NINELIVES_DRAIN`` | seconds between "not ready" and the end after SIGTERM, 1.5 unless set |
 
 It is live at once, and ready when every model is loaded, warm and answers its golden requests correctly.
@@ -28,7 +29,7 @@ from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.s3 import S3ObjectStore
 from ninelives.errors import NinelivesError
 from ninelives.serving.app import make_app
-from ninelives.serving.repository import Repository
+from ninelives.serving.repository import PROVIDER, Repository
 
 log = logging.getLogger("ninelives.serving")
 
@@ -72,7 +73,9 @@ def main(environment: Mapping[str, str]) -> int:
         key = connections.get(f"ninelives_{site}_replicas").password
         cache = environment.get("NINELIVES_CACHE")
         models = [name.strip() for name in environment.get("NINELIVES_MODELS", "").split(",") if name.strip()]
-        repository = Repository(store, Path(cache) if cache else None, models)
+        repository = Repository(
+            store, Path(cache) if cache else None, models, environment.get("NINELIVES_PROVIDER") or PROVIDER
+        )
     except NinelivesError as error:
         log.error("%s", error)
         return 1

@@ -12,13 +12,18 @@ from support.promotion import MODEL, Memory
 from ninelives.accelerators import evidence
 from ninelives.accelerators.evidence import KIND, validate
 from ninelives.errors import Refused
+from ninelives.estate.model import Hardware
 from ninelives.releases import promotion
 from ninelives.releases.canary import Decision
 from ninelives.releases.journal import of_run
 from ninelives.releases.promotion import begin, check_hardware, promote, run_step, steps
+from ninelives.releases.publish import BUCKET, candidate_key
+from ninelives.releases.staging import stage_file
 
 
 class World(Memory):
+    """Two machines with accelerators; what is staged as version 2 needs one."""
+
     machine: StubbedMachine
 
     def accelerators(self, kind: str) -> Any:
@@ -42,7 +47,13 @@ def world(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wor
     world = World(tmp_path / "home")
     world.estate = with_accelerators(world.estate)
     world.machine = StubbedMachine(library, tmp_path, monkeypatch)
+    restaged(world, Hardware.ACCELERATOR)
     return world
+
+
+def restaged(world: World, hardware: Hardware) -> None:
+    release = world.two[0].model_copy(update={"hardware": hardware})
+    world.store("paris").put(BUCKET, candidate_key(MODEL, "2"), release.model_dump_json().encode())
 
 
 def asked(world: World) -> dict[str, Any]:
@@ -108,3 +119,12 @@ def test_a_model_whose_need_nobody_declared_is_refused(world: World) -> None:
     world.look()
     with pytest.raises(Refused, match=r"models\[\]\.need"):
         asked(world)
+
+
+def test_what_was_staged_for_the_processor_is_no_proof_of_an_accelerator(world: World) -> None:
+    world.look()
+    restaged(world, Hardware.CPU)
+    with pytest.raises(Refused, match="version 2 was staged for the processor"):
+        asked(world)
+    staged = stage_file(world, MODEL, "3", world.two[1], data_version="none")  # type: ignore[arg-type]
+    assert staged.hardware is Hardware.ACCELERATOR, "the estate says so"

@@ -169,7 +169,7 @@ def test_whoever_relies_on_what_the_new_version_does_not_have_is_named(tmp_path:
 def test_without_a_look_at_accelerators_only_a_model_that_needs_none_comes_in(tmp_path: Path) -> None:
     record = run(Memory(tmp_path, {"hardware": "accelerator"}))
     assert record.facts["outcome"] == "rolled back"
-    assert "does not look at accelerators yet" in record.facts["why"]
+    assert "declares no machine with accelerators" in record.facts["why"]
 
 
 def test_a_refused_approval_moves_nothing(tmp_path: Path) -> None:
