@@ -115,8 +115,9 @@ def mid_pause_latency(folder: Path, bad_after: float) -> float:
     (home.experiments / "mark.json").write_text(json.dumps(document))
     (fault,) = SCENARIOS["experiment"].plan(systems, drill)
     now = datetime.now(UTC)
+    lost_at = now - timedelta(seconds=6)  # the whole window of survivors counts, as in ``Probing.decide``
     begun = Injection(id=drill.id, scenario=drill.scenario, site=drill.site, service=drill.service, started_at=now,
-                      expires_at=now + timedelta(minutes=5), faults=(fault,), lost_at=now)  # fmt: skip
+                      expires_at=now + timedelta(minutes=5), faults=(fault,), lost_at=lost_at)  # fmt: skip
     open_injection(home, begun)
     faults.inject(fault)
     wait_until(mark.exists, "the pause")
