@@ -251,22 +251,31 @@ class _Sql:
     def judged(self, suite: Suite, engine: Any) -> tuple[list[int], int, datetime | None]:
         import sqlalchemy as sa
 
-        counts = [sa.func.count().filter(self._judgeable(engine, expectation)) for expectation in suite.asked]
+        # The same question of a dozen expectations is asked once.
+        about = [_about(expectation) for expectation in suite.asked]
+        counts = {one: sa.func.count().filter(self._judgeable(engine, *one)) for one in about}
         time = suite.time
         newest = sa.func.max(sa.cast(sa.column(time.column) if time else None, sa.TIMESTAMP(timezone=True)))
         with engine.get_connection() as connection:
-            asked = sa.select(sa.func.count(), newest, *counts).select_from(sa.table(_DATA))
-            rows, latest, *judged = connection.execute(asked).one()
-        return [int(n) for n in judged], int(rows), latest
+            asked = sa.select(sa.func.count(), newest, *counts.values()).select_from(sa.table(_DATA))
+            rows, latest, *found = connection.execute(asked).one()
+        judged = dict(zip(counts, found, strict=True))
+        return [int(judged[one]) for one in about], int(rows), latest
 
-    def _judgeable(self, engine: Any, expectation: Expectation) -> Any:
+    def _judgeable(self, engine: Any, columns: Sequence[str], condition: str) -> Any:
         import sqlalchemy as sa
         from great_expectations.expectations.row_conditions import deserialize_row_condition
 
-        clauses = [] if "null" in expectation.type else [sa.column(c).is_not(None) for c in expectation.columns]
-        if (condition := expectation.kwargs.get("row_condition")) is not None:
-            clauses.append(engine.condition_to_filter_clause(deserialize_row_condition(condition)))
+        clauses = [sa.column(name).is_not(None) for name in columns]
+        if asked := json.loads(condition):
+            clauses.append(engine.condition_to_filter_clause(deserialize_row_condition(asked)))
         return sa.and_(sa.true(), *clauses)
+
+
+def _about(expectation: Expectation) -> tuple[tuple[str, ...], str]:
+    """Columns that a row needs to be judged by it at all, and its ``row_condition`` as JSON."""
+    columns = () if "null" in expectation.type else tuple(sorted(set(expectation.columns)))
+    return columns, json.dumps(expectation.kwargs.get("row_condition"), sort_keys=True)
 
 
 class _Check:
@@ -530,11 +539,10 @@ def _register() -> None:
     if "datasource" in _classes:
         return
     import sqlalchemy as sa
-    from great_expectations.core.metric_domain_types import MetricDomainTypes
     from great_expectations.datasource.fluent.sql_datasource import SQLDatasource
     from great_expectations.execution_engine.sqlalchemy_execution_engine import SqlAlchemyExecutionEngine
-    from great_expectations.expectations.metrics.column_aggregate_metric_provider import ColumnAggregateMetricProvider
-    from great_expectations.expectations.metrics.metric_provider import metric_value
+
+    from ninelives.adapters import gx_metrics
 
     class GateExecutionEngine(SqlAlchemyExecutionEngine):
         def __init__(self, *, connection_string: str, create_temp_table: bool) -> None:
@@ -548,28 +556,6 @@ def _register() -> None:
                 self._connection = self.engine.connect()
             yield self._connection
 
-    class GateQuantiles(ColumnAggregateMetricProvider):
-        """All quantiles of a column from one state; asked one by one, each keeps every value of the column."""
-
-        metric_name = "column.quantile_values"
-        value_keys = ("quantiles", "allow_relative_error")
-
-        @metric_value(engine=GateExecutionEngine)
-        def _gate(
-            cls,
-            execution_engine: Any,
-            metric_domain_kwargs: dict[str, Any],
-            metric_value_kwargs: dict[str, Any],
-            **_: Any,
-        ) -> list[Any]:
-            compute = execution_engine.get_compute_domain(metric_domain_kwargs, domain_type=MetricDomainTypes.COLUMN)
-            selectable, _, names = compute
-            fractions = ", ".join(repr(float(fraction)) for fraction in metric_value_kwargs["quantiles"])
-            asked = sa.func.percentile_disc(sa.literal_column(f"CAST(ARRAY[{fractions}] AS DOUBLE PRECISION[])"))
-            query = sa.select(asked.within_group(sa.column(names["column"]).asc())).select_from(selectable)
-            found = execution_engine.execute_query(query).scalar()
-            return list(found) if found is not None else [None] * len(metric_value_kwargs["quantiles"])
-
     class GateDatasource(SQLDatasource):
         type: Literal["gate"] = "gate"  # type: ignore[assignment]
 
@@ -580,6 +566,7 @@ def _register() -> None:
         def get_engine(self) -> Any:
             return self.get_execution_engine().engine
 
+    gx_metrics.register(GateExecutionEngine)
     _classes["datasource"] = GateDatasource
 
 

@@ -514,6 +514,37 @@ def test_every_row_points_to_a_row_of_the_other_dataset_and_nulls_point_nowhere(
     assert run(nothing, NOT_NULL, **asked, others=dictionary("alpha"))[0].verdict is Verdict.ERROR, "nothing judged"
 
 
+def test_a_reference_to_a_row_that_is_there_twice_counts_no_row_twice(run: Run, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"spelling": ["alpha", "alpha", None]}), tmp_path / "words.parquet")
+    words = {"words": [tmp_path / "words.parquet"]}
+    _, evaluation = run(table(), NOT_NULL, references=[REFERENCE], others=words)
+    assert (evaluation.outcomes or ())[1].observed == {"observed_value": 50}
+
+
+def test_rows_that_are_there_twice_are_counted_as_great_expectations_counts_them(run: Run) -> None:
+    """A key with a null in it is nobody's twin, whichever rows are ignored; every one of several twins is counted."""
+    halves = table(
+        n=pa.array([*range(90), 0, 0, 1, 2, 3, 90, 91, 92, 93, 94], pa.int64()),
+        word=pa.array(["a"] * 90 + ["a", "a", "a", None, "b", *"aaaaa"]),
+        maybe=pa.array([None] * 50 + list(range(46)) + [0, 1, 2, 2], pa.int64()),
+    )
+    ignored = ("never", "all_values_are_missing", "any_value_is_missing")
+    some = comparison("n", "<", 2)
+    asked = [
+        check("expect_column_values_to_be_unique", column="n"),
+        check("expect_column_values_to_be_unique", column="maybe"),
+        check("expect_column_values_to_be_unique", column="n", row_condition=some),
+        *(check("expect_compound_columns_to_be_unique", column_list=["n", "word"], ignore_row_if=i) for i in ignored),
+        check("expect_compound_columns_to_be_unique", column_list=["n", "word"], row_condition=some),
+        check("expect_compound_columns_to_be_unique", column_list=["n", "word"], mostly=0.9),
+        check("expect_compound_columns_to_be_unique", column_list=["n", "word"], mostly=0.97),
+    ]
+    outcomes = run(halves, *asked)[1].outcomes or ()
+    counted = [outcome.observed.get("unexpected_count", 0) for outcome in outcomes]
+    assert counted == [9, 7, 5, 5, 5, 5, 5, 0, 5]
+    assert [outcome.raised for outcome in outcomes] == [None] * len(asked)
+
+
 def test_the_newest_row_may_not_be_older_than_the_suite_allows(run: Run) -> None:
     limit = {"time": TIME | {"max_lag": "1h"}}
     fresh = table(at=pa.array([T0 - timedelta(minutes=m) for m in range(59, 159)], pa.timestamp("us", tz="UTC")))
