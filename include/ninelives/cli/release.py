@@ -36,12 +36,17 @@ def stage(
 
     Its golden answers are what it answers now to the service's golden requests.
     """
+    from ninelives.adapters.redeploy import record_redeployment
     from ninelives.releases.staging import stage_file
 
     systems = connected()
     check_name("service", service, systems.estate.service_by_name)
     release = stage_file(systems, service, version, onnx.read_bytes(), data_version=data)
-    document = {"service": service, "model": release.model, "version": version, "digest": release.digest}
+    record = record_redeployment(systems, release)
+    document = {
+        "service": service, "model": release.model, "version": version, "digest": release.digest,
+        "redeployment": record.seq,
+    }  # fmt: skip
     emit(document, as_json=as_json, text=lambda: f"{release.model} version {version} is staged: {release.digest}")
 
 
@@ -88,6 +93,31 @@ def promote(
         document, as_json=as_json, text=lambda: f"{service}: {facts['outcome']} ({facts['why']}), evidence {record.seq}"
     )
     raise typer.Exit(ExitCode.MET if facts["outcome"] == "promoted" else ExitCode.MISSED)
+
+
+@app.command()
+def rehearse(service: ServiceName, as_json: AsJson = False) -> None:
+    """Serve SERVICE's release in a clean environment, built from its record alone, and compare its golden answers.
+
+    Exit code 3 when a clean machine could not serve it.
+    """
+    from ninelives.adapters.clean_room import clean_room
+    from ninelives.releases.rehearse import rehearse as run
+
+    systems = connected()
+    check_name("service", service, systems.estate.service_by_name)
+    record = run(systems, service, clean_room, run=f"by-hand-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
+    facts = record.facts
+
+    def text() -> str:
+        took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in facts["seconds"].items())
+        line = (
+            f"{service}: {facts['model']} version {facts['version']} {facts['verdict']}, {took}, evidence {record.seq}"
+        )
+        return "\n".join([line, *facts["reasons"]])
+
+    emit({"service": service, **facts, "evidence": record.seq}, as_json=as_json, text=text)
+    raise typer.Exit(ExitCode.MET if facts["verdict"] == "met" else ExitCode.MISSED)
 
 
 @app.command()

@@ -167,6 +167,7 @@ def _snapshot(store: ObjectStore, data_version: str) -> pa.Table:
 
 def _publish(systems: Systems, trained: TrainedModel, data_version: str, data_hash: str) -> dict[str, Any]:
     from ninelives.adapters.mlflow import register
+    from ninelives.adapters.redeploy import record_redeployment
 
     model, store = trained.name, systems.store(systems.estate.dataset_by_name[DATASET].primary)
     if not trained.beats_baseline:
@@ -216,4 +217,5 @@ def _publish(systems: Systems, trained: TrainedModel, data_version: str, data_ha
     }
     ledger, key = systems.ledger(), f"release/{model}/{version}/{digest}"
     record = ledger.written(key) or ledger.append("release", model, facts, once=key)
+    record_redeployment(systems, release)
     return {"model": model, "version": version, "published": published, "evidence": record.seq, **trained.metrics}
