@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ninelives.accelerators.evidence import standing
 from ninelives.errors import NinelivesError, Refused, Unavailable
 from ninelives.estate import Mode, Service
+from ninelives.estate.model import Hardware
 from ninelives.estate.residency import residency_breach
 from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
@@ -308,8 +310,23 @@ def find_readiness(systems: Systems, service: Service, site: str) -> Readiness:
         residency=residency_breach(systems.estate, dataset.name, site),
         licence=seats.reason,
         grace=seats.warning,
+        **accelerators_of(systems, service, site),
     )
     return judge_readiness(service, dataset, facts)
+
+
+def accelerators_of(systems: Systems, service: Service, site: str) -> dict[str, Any]:
+    """What ``StandbyFacts`` has of accelerators; nothing where the service needs none, or the site declares none."""
+    if service.release.hardware is Hardware.CPU or not systems.estate.site_by_name[site].accelerators:
+        return {}
+    found = standing(systems.estate, systems.ledger(), site, service.model)
+    doubts = tuple(one for one in found.reasons if one not in found.faults)
+    return {
+        "accelerator_faults": found.faults,
+        "accelerator_doubts": doubts,
+        "warm": any(_is_ready(replica, service.model) for replica in systems.replicas(site)),
+        "free_memory": found.free,
+    }
 
 
 def verify_data(systems: Systems, plan: FailoverPlan) -> dict[str, Any]:
@@ -490,6 +507,13 @@ def fail_over_here(
             problem = f"{plan.service}: {type(error).__name__}: {error}"
         results.append((record_failover(systems, plan, steps), problem))
     return results
+
+
+def _is_ready(replica: Replica, model: str) -> bool:
+    try:
+        return replica.ready(model)
+    except NinelivesError:
+        return False
 
 
 def is_live(replica: Replica) -> bool:

@@ -253,6 +253,11 @@ def mend(systems: Systems, service: Service, site: str, name: str) -> Step:
         case "permissions":
             run = (f"ninelives access check --site {site}",)
             return Step(f"{site}: give what is missing", run, "each finding by name", check, "nothing was changed.")
+        case "accelerators":
+            hosts = [one.name for one in systems.estate.site_by_name[site].accelerators]
+            run = tuple(f"ninelives accelerators check --site {site} --host {host}" for host in hosts)
+            said = "on each of these machines: which device, and whether it wants a reset, a reboot or an exchange"
+            return Step(f"{site}: mend the accelerator", run, said, check, "nothing was changed.")
         case "residency":
             run = (f"ninelives estate check {shlex.quote(str(systems.home.estate_file))}",)
             said = "which site is in none of the data's regions; name the region of the site, or another site"

@@ -29,6 +29,14 @@ class StandbyFacts:
     """Why no licence lets the service run there; ``None`` where one does or none is needed."""
     grace: str | None = None
     """What is used beyond what was bought, and until when that is allowed."""
+    accelerator_faults: tuple[str, ...] = ()
+    """What is wrong with an accelerator there that the service would run on."""
+    accelerator_doubts: tuple[str, ...] = ()
+    """Why nobody knows lately that its accelerators are sound."""
+    warm: bool = False
+    """A live replica has the model loaded."""
+    free_memory: int | None = None
+    """Bytes, of its accelerator with the least."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class Readiness:
     reasons: tuple[str, ...]
     """Why the site cannot take over; empty when it can."""
     warnings: tuple[str, ...] = ()
+    warm: bool = False
+    free_memory: int | None = None
 
     @property
     def eligible(self) -> bool:
@@ -49,7 +59,7 @@ def judge_readiness(service: Service, dataset: Dataset, facts: StandbyFacts) -> 
     Data behind the RPO warns and does not forbid: users get an answer from slightly old data rather than none, and the
     evidence shows the missed RPO. A release older than the newest is likewise worse than the newest and better than
     nothing. No release, no live replica, no store or no licence forbid, and so does data that may not leave its
-    regions.
+    regions. An accelerator that was found faulty forbids; one that nobody has looked at lately warns.
     """
     reasons, warnings = [facts.residency] if facts.residency else [], []
     if facts.closed:
@@ -64,6 +74,8 @@ def judge_readiness(service: Service, dataset: Dataset, facts: StandbyFacts) -> 
         reasons.append(facts.licence)
     if facts.grace:
         warnings.append(facts.grace)
+    reasons += facts.accelerator_faults
+    warnings += facts.accelerator_doubts[:1]  # one, because many machines are no worse than many days
     if facts.release is None:
         reasons.append(f"{facts.site} has no release of model {service.model}; run replicate_data")
     elif facts.release != facts.newest_release:
@@ -73,10 +85,21 @@ def judge_readiness(service: Service, dataset: Dataset, facts: StandbyFacts) -> 
     elif facts.lag_seconds > dataset.rpo.total_seconds():
         rpo = dataset.rpo.total_seconds()
         warnings.append(f"{dataset.name} at {facts.site} lags {facts.lag_seconds:.0f} s, the RPO is {rpo:.0f} s")
-    return Readiness(facts.site, tuple(reasons), tuple(warnings))
+    return Readiness(facts.site, tuple(reasons), tuple(warnings), facts.warm, facts.free_memory)
 
 
 def choose_target(service: Service, readiness: Sequence[Readiness]) -> Readiness | None:
-    """The first eligible site in the order that the estate declares; sites without a warning come first."""
-    eligible = [one for one in readiness if one.eligible]
-    return min(eligible, key=lambda one: (len(one.warnings), service.sites.index(one.site)), default=None)
+    """The first eligible site in the order that the estate declares; sites without a warning come first.
+
+    Of accelerators, those come first that have the model loaded, then those with more free memory.
+    """
+
+    def order(one: Readiness) -> tuple[int, tuple[bool, int], int]:
+        return len(one.warnings), preference(one.warm, one.free_memory), service.sites.index(one.site)
+
+    return min((one for one in readiness if one.eligible), key=order, default=None)
+
+
+def preference(warm: bool, free_memory: int | None) -> tuple[bool, int]:
+    """Less is better; the same for all sites of a service that needs no accelerator."""
+    return not warm, -(free_memory or 0)

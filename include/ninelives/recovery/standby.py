@@ -15,10 +15,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from ninelives.accelerators.evidence import MAX_AGE as ACCELERATORS_MAX_AGE
 from ninelives.access.audit import AccessReport, check_access
 from ninelives.access.compare import Kind
 from ninelives.errors import NinelivesError, Unavailable
 from ninelives.estate import Mode, Service
+from ninelives.estate.accelerators import GIB
 from ninelives.estate.residency import residency_breach
 from ninelives.estate.units import format_duration
 from ninelives.files import write_atomically
@@ -26,8 +28,9 @@ from ninelives.gates.evidence import KIND as GATE
 from ninelives.gates.evidence import MAX_AGE, has_verdict, opens, subject
 from ninelives.injections import open_injections
 from ninelives.ports import GatewayState, Record, Systems
-from ninelives.recovery.failover import is_live
+from ninelives.recovery.failover import accelerators_of, is_live
 from ninelives.recovery.licences import seats_answer
+from ninelives.recovery.readiness import preference
 from ninelives.recovery.safety import current_freeze, too_many_failovers
 from ninelives.releases.publish import BUCKET, digest_of, known_golden_versions, newest, read_release
 from ninelives.replication.status import copy_status
@@ -71,6 +74,8 @@ class Standby:
 
     site: str
     items: tuple[Item, ...]
+    preference: tuple[bool, int] = preference(warm=False, free_memory=None)
+    """Less is better, among standbys that are equal otherwise."""
 
     @property
     def state(self) -> State:
@@ -114,7 +119,7 @@ class ServiceReadiness:
     def best(self) -> Standby | None:
         """Where a failover would go: the first that passes, those without remarks before the others."""
         able = [one for one in self.standbys if one.state is State.PASS and one.site not in self.serving]
-        return min(able, key=lambda one: len(one.remarks), default=None)
+        return min(able, key=lambda one: (len(one.remarks), one.preference), default=None)
 
     @property
     def reason(self) -> str:
@@ -197,7 +202,7 @@ def _check_service(
         if service.mode is Mode.ACTIVE_PASSIVE and serving == (site,):
             continue
         look = _Look(systems, service, site, state, seen[site], known, now)
-        standbys.append(Standby(site, tuple(look.items())))
+        standbys.append(Standby(site, tuple(look.items()), look.preference))
         models.update(look.read)
     return ServiceReadiness(service.name, str(service.mode), serving, tuple(standbys), now, models)
 
@@ -214,6 +219,7 @@ class _Look:
     known: Mapping[str, Any]
     now: datetime
     read: dict[str, Any] = field(default_factory=dict)
+    preference: tuple[bool, int] = preference(warm=False, free_memory=None)
 
     def items(self) -> list[Item]:
         """In the order in which a failover would come upon them."""
@@ -228,6 +234,7 @@ class _Look:
             ("release", True, self._release),
             ("model", True, self._model),
             ("replicas", True, self._replicas),
+            ("accelerators", False, self._accelerators),
             ("gate", True, self._gate),
             ("capacity", False, self._capacity),
             ("data", False, self._data),
@@ -348,6 +355,22 @@ class _Look:
         if not live:
             return Item("replicas", State.FAIL, f"0 of {known} live", "1", f"no replica is live at {self.site}")
         return Item("replicas", State.PASS, f"{live} of {known} live", "1")
+
+    def _accelerators(self) -> Item:
+        """As a failover would ask: a fault stops it, a look that is missing or too old does not."""
+        limit = f"looked at within {format_duration(ACCELERATORS_MAX_AGE)}"
+        found = accelerators_of(self.systems, self.service, self.site)
+        if not found:
+            return Item("accelerators", State.PASS, "none needed or declared", limit, stops=False)
+        self.preference = preference(found["warm"], found["free_memory"])
+        if faults := found["accelerator_faults"]:
+            return Item("accelerators", State.FAIL, "faulty", limit, faults[0])
+        if doubts := found["accelerator_doubts"]:
+            return Item("accelerators", State.UNKNOWN, "unknown", limit, doubts[0], stops=False)
+        free = (
+            f"{found['free_memory'] / GIB:.1f} GiB free" if found["free_memory"] is not None else "free memory unknown"
+        )
+        return Item("accelerators", State.PASS, f"{'warm' if found['warm'] else 'cold'}, {free}", limit, stops=False)
 
     def _capacity(self) -> Item:
         live, known = self.seen.live, self.seen.replicas
