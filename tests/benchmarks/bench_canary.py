@@ -21,11 +21,11 @@ import numpy.typing as npt
 from ninelives.ports import Attempt
 from ninelives.releases.canary import (
     ERRORS,
-    HALF_AGAIN,
     HARMLESS,
     HARMLESS_MS,
     LATENCY,
     LEAST_REFERENCE,
+    MEDIAN_MARGIN,
     REFERENCE,
     TAIL,
     Looked,
@@ -167,7 +167,7 @@ def counted(run: Run, series: Series) -> dict[str, Array]:
     return {**found, **slow}
 
 
-PLANS = {ERRORS: COUNT_MARGIN, LATENCY: HALF_AGAIN, TAIL: COUNT_MARGIN}
+PLANS = {ERRORS: COUNT_MARGIN, LATENCY: MEDIAN_MARGIN, TAIL: COUNT_MARGIN}
 
 
 def decide(looks: list[dict[str, Array]], series: Series) -> dict[str, Found]:

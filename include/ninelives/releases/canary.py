@@ -26,7 +26,7 @@ REFERENCE, LEAST_REFERENCE = 1000, 100
 """The newest attempts of the old version before a look that say what is slow in it; with fewer nothing is known."""
 HARMLESS, HARMLESS_MS = 1.05, 1.0
 """Times and milliseconds that an attempt of the new version may take longer before it counts as slow."""
-HALF_AGAIN = 1.25
+MEDIAN_MARGIN = 1.25
 """How many times as many attempts may be slower than half of them: there cannot be more than twice as many."""
 
 
@@ -116,6 +116,7 @@ class Series:
         self.horizon = max(1, math.ceil(round(declared / self.every, 6)))
         self.floors = {ERRORS: round(1 - quality, 9), LATENCY: 0.5, TAIL: 0.01, **({QUALITY: 0.0} if labels else {})}
         self.counted: dict[str, list[Counted]] = {name: [] for name in self.floors}
+        self._before: tuple[Attempt, ...] | None = None
 
     @property
     def looks(self) -> int:
@@ -144,12 +145,16 @@ class Series:
         if complete <= self.looks:
             return False
         cut = [self.since + number * self.every for number in range(self.looks, complete + 1)]
+        # A busy replica has forgotten by the next look what was slow in this one, so that is kept.
         times = [[one.at for one in arm] for arm in (looked.control, looked.experiment)]
         for first, last in pairwise(cut):
             begin = bisect_left(times[0], first)
             control = looked.control[begin : bisect_left(times[0], last)]
             experiment = looked.experiment[bisect_left(times[1], first) : bisect_left(times[1], last)]
-            before = sorted(one.latency for one in looked.control[max(0, begin - REFERENCE) : begin] if one.good)
+            if self._before is None:
+                self._before = looked.control[:begin]
+            before = sorted(one.latency for one in self._before[-REFERENCE:] if one.good)
+            self._before = (*self._before[-REFERENCE:], *control)[-REFERENCE:]
             self.counted[ERRORS].append(_errors(control, experiment))
             self.counted[LATENCY].append(_slower(control, experiment, before, 0.5))
             self.counted[TAIL].append(_slower(control, experiment, before, 0.99))
@@ -209,7 +214,7 @@ def _metric(name: str, floor: float, counted: Sequence[Counted]) -> dict[str, An
         "control_attempts": [one.control_tried for one in counted],
         "experiment_attempts": [one.tried for one in counted],
         "floor": floor,
-        **({"allowed": [1, HALF_AGAIN]} if name == LATENCY else {}),
+        **({"allowed": [1, MEDIAN_MARGIN]} if name == LATENCY else {}),
     }
 
 

@@ -68,6 +68,19 @@ def test_only_what_is_complete_counts_and_what_a_replica_has_forgotten_since_sta
     assert (later.looks, later.metrics()) == (100, looks.metrics())
 
 
+def test_a_replica_that_remembers_less_than_a_look_still_shows_which_attempts_are_slow() -> None:
+    whole, looks = arms(rate=40), series()
+    for look in range(1, 20):
+        now = look * looks.every
+        looks.add(
+            Looked(
+                "1", "2", *(tuple(a for a in arm if now - 9 <= a.at < now) for arm in (whole.control, whole.experiment))
+            ),
+            now,
+        )
+    assert all(tried > 0 for _, _, _, tried in looks.document()[LATENCY][1:])
+
+
 def test_a_canary_with_few_attempts_looks_neither_faster_nor_slower_than_it_is() -> None:
     looks = series()
     looks.add(arms(share=0.02), SECONDS)
