@@ -6,10 +6,48 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef int ret;
 typedef unsigned int u32;
 typedef unsigned long long u64;
+#ifdef NVML_HEADER /* the same functions against NVIDIA's own prototypes and structs: compiled, never linked */
+#include <nvml.h>
+typedef nvmlReturn_t ret;
+typedef nvmlDevice_t dev;
+typedef nvmlEventSet_t set;
+typedef nvmlRowRemapperHistogramValues_t histogram;
+typedef nvmlEccSramErrorStatus_v1_t sram;
+typedef nvmlMemory_v2_t memory;
+typedef nvmlProcessInfo_t process;
+typedef nvmlFieldValue_t field;
+typedef nvmlEventData_t event;
+_Static_assert(NVML_FI_DEV_GET_GPU_RECOVERY_ACTION == 230 && nvmlEventTypeXidCriticalError == 8, "other numbers");
+#else
+typedef int ret;
 typedef void *dev;
+typedef void *set;
+typedef struct { u32 max, high, partial, low, none; } histogram;
+typedef struct {
+    u32 version;
+    u64 agg_parity, agg_secded, agg_cor, vol_parity, vol_secded, vol_cor, l2, sm, mcu, pcie, other;
+    u32 bThresholdExceeded;
+} sram;
+typedef struct { u32 version; u64 total, reserved, free, used; } memory;
+typedef struct { u32 pid; u64 used; u32 gpu, compute; } process;
+typedef struct {
+    u32 fieldId, scopeId;
+    long long timestamp, latency;
+    int valueType;
+    ret nvmlReturn;
+    union { double d; u32 uiVal; u64 all; } value;
+} field;
+typedef struct { dev device; u64 eventType, eventData; u32 gpu, compute; } event;
+#endif
+#define SAME(what, size) _Static_assert(sizeof(what) == (size), "NVIDIA's " #what " has another size")
+SAME(histogram, 20);
+SAME(sram, 104);
+SAME(memory, 40);
+SAME(process, 24);
+SAME(field, 40);
+SAME(event, 32);
 
 static int given_xids;
 
@@ -84,19 +122,13 @@ ret nvmlDeviceGetRemappedRows(dev d, u32 *cor, u32 *unc, u32 *pending, u32 *fail
     *pending = (u32)num("remap_pending", 0), *failed = (u32)num("remap_failed", 0);
     return 0;
 }
-typedef struct { u32 max, high, partial, low, none; } histogram;
 ret nvmlDeviceGetRowRemapperHistogram(dev d, histogram *h) {
     START;
     memset(h, 0, sizeof *h);
     h->max = 640, h->none = (u32)num("banks_none", 0);
     return 0;
 }
-typedef struct {
-    u32 version;
-    u64 agg_parity, agg_secded, agg_cor, vol_parity, vol_secded, vol_cor, l2, sm, mcu, pcie, other;
-    u32 exceeded;
-} sram;
-ret nvmlDeviceGetSramEccErrorStatus(dev d, sram *s) { START; s->exceeded = (u32)num("sram", 0); return 0; }
+ret nvmlDeviceGetSramEccErrorStatus(dev d, sram *s) { START; s->bThresholdExceeded = (u32)num("sram", 0); return 0; }
 ONE(nvmlDeviceGetRetiredPagesPendingStatus, "retired", 0)
 ret nvmlDeviceGetCurrentClocksEventReasons(dev d, u64 *value) { START; *value = (u64)num("throttle", 1); return 0; }
 ret nvmlDeviceGetTemperature(dev d, u32 sensor, u32 *value) { START; *value = (u32)num("temperature", 40); return 0; }
@@ -112,14 +144,12 @@ ret nvmlDeviceGetNvLinkState(dev d, u32 link, u32 *value) {
 }
 ret nvmlDeviceValidateInforom(dev d) { START; return 0; }
 ret nvmlDeviceGetCudaComputeCapability(dev d, int *major, int *minor) { START; *major = 9, *minor = 0; return 0; }
-typedef struct { u32 version; u64 total, reserved, free, used; } memory;
 ret nvmlDeviceGetMemoryInfo_v2(dev d, memory *m) {
     START;
     m->total = 80ull << 30, m->reserved = 1ull << 29, m->free = (u64)num("free_gib", 79) << 30;
     m->used = m->total - m->free;
     return 0;
 }
-typedef struct { u32 pid; u64 used; u32 gpu, compute; } process;
 ret nvmlDeviceGetComputeRunningProcesses_v3(dev d, u32 *count, process *into) {
     START;
     u32 pid = (u32)num("pid", 0), room = *count;
@@ -130,26 +160,18 @@ ret nvmlDeviceGetComputeRunningProcesses_v3(dev d, u32 *count, process *into) {
     into->pid = pid;
     return 0;
 }
-typedef struct {
-    u32 field, scope;
-    long long timestamp, latency;
-    int type;
-    ret code;
-    union { double d; u32 u; u64 all; } value;
-} field;
 ret nvmlDeviceGetFieldValues(dev d, int count, field *values) {
     START;
     for (int i = 0; i < count; i++) {
-        values[i].code = values[i].field == 230 ? (ret)num("err.field", 0) : 3;
-        values[i].type = 1;
-        values[i].value.u = (u32)num("recovery", 0);
+        values[i].nvmlReturn = values[i].fieldId == 230 ? (ret)num("err.field", 0) : 3;
+        values[i].valueType = 1;
+        values[i].value.uiVal = (u32)num("recovery", 0);
     }
     return 0;
 }
-typedef struct { dev device; u64 type, data; u32 gpu, compute; } event;
-ret nvmlEventSetCreate(void **set) { START; *set = (void *)1; given_xids = 0; return 0; }
-ret nvmlDeviceRegisterEvents(dev d, u64 types, void *set) { START; return 0; }
-ret nvmlEventSetWait_v2(void *set, event *e, u32 milliseconds) {
+ret nvmlEventSetCreate(set *made) { START; *made = (set)1; given_xids = 0; return 0; }
+ret nvmlDeviceRegisterEvents(dev d, u64 types, set to) { START; return 0; }
+ret nvmlEventSetWait_v2(set of, event *e, u32 milliseconds) {
     START;
     char list[256];
     char *at = list;
@@ -161,7 +183,7 @@ ret nvmlEventSetWait_v2(void *set, event *e, u32 milliseconds) {
     if (!at || !*at) return 10;
     given_xids++;
     memset(e, 0, sizeof *e);
-    e->device = (dev)1, e->type = 8, e->data = strtoull(at, NULL, 10);
+    e->device = (dev)1, e->eventType = 8, e->eventData = strtoull(at, NULL, 10);
     return 0;
 }
-ret nvmlEventSetFree(void *set) { return 0; }
+ret nvmlEventSetFree(set of) { return 0; }
