@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Annotated, Protocol, Self, runtime_checkable
+from weakref import WeakValueDictionary
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -60,11 +61,7 @@ class Manifest(BaseModel):
     @field_validator("objects")
     @classmethod
     def _sorted_and_unique(cls, objects: tuple[ManifestObject, ...]) -> tuple[ManifestObject, ...]:
-        ordered = tuple(sorted(objects, key=lambda o: o.key))
-        for before, after in pairwise(ordered):
-            if before.key == after.key:
-                raise ValueError(f"{after.key} is listed twice")
-        return ordered
+        return _in_order(objects)
 
     @model_validator(mode="after")
     def _fingerprint_is_of_the_objects(self) -> Self:
@@ -82,6 +79,14 @@ class Manifest(BaseModel):
         return sum(o.size for o in self.objects)
 
 
+def _in_order(objects: Iterable[ManifestObject]) -> tuple[ManifestObject, ...]:
+    ordered = tuple(sorted(objects, key=lambda o: o.key))
+    for before, after in pairwise(ordered):
+        if before.key == after.key:
+            raise ValueError(f"{after.key} is listed twice")
+    return ordered
+
+
 def fingerprint(objects: Iterable[ManifestObject]) -> str:
     """SHA-256 (hex) of the canonical JSON (RFC 8785) of the objects sorted by key."""
     ordered = sorted(objects, key=lambda o: o.key)
@@ -93,8 +98,11 @@ def fingerprint(objects: Iterable[ManifestObject]) -> str:
 
 def build_manifest(dataset: str, objects: Iterable[ManifestObject], created_at: datetime) -> Manifest:
     """:raises ValueError: a key is listed twice"""
-    ordered = tuple(sorted(objects, key=lambda o: o.key))
-    return Manifest(dataset=dataset, created_at=created_at, objects=ordered, fingerprint=fingerprint(ordered))
+    ordered = _in_order(objects)
+    # Not validated again: that would sort and hash all of it once more.
+    return Manifest.model_construct(
+        dataset=dataset, created_at=created_at, objects=ordered, fingerprint=fingerprint(ordered)
+    )
 
 
 def extend(manifest: Manifest, new_objects: Iterable[ManifestObject], created_at: datetime | None = None) -> Manifest:
@@ -116,6 +124,10 @@ def manifest_key(dataset: str) -> str:
     return f"_manifests/{dataset}.json"
 
 
+_read: WeakValueDictionary[bytes, Manifest] = WeakValueDictionary()
+"""By the SHA-256 of their bytes, those that somebody holds: a run reads each once more before it writes over it."""
+
+
 def read_manifest(store: ObjectStore, dataset: str, bucket: str = BUCKET) -> Manifest | None:
     """The dataset's manifest at a site, ``None`` where there is none.
 
@@ -127,7 +139,8 @@ def read_manifest(store: ObjectStore, dataset: str, bucket: str = BUCKET) -> Man
         return None
     where = f"the manifest of {dataset} at {store.site} ({bucket}/{manifest_key(dataset)})"
     try:
-        manifest = Manifest.model_validate_json(data)
+        if (manifest := _read.get(digest := hashlib.sha256(data).digest())) is None:
+            _read[digest] = manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         why = error.errors()[0]["msg"]
         raise Corrupted(f"{where} cannot be trusted: {why}; compare with the other sites'") from error

@@ -177,3 +177,18 @@ def test_a_store_that_streams_is_not_asked_for_whole_objects() -> None:
 def test_a_manifest_cannot_be_built_past_its_fingerprint() -> None:
     with pytest.raises(ValueError, match="fingerprint"):
         Manifest(dataset="flights", created_at=NOW, objects=(A,), fingerprint="0" * 64)
+
+
+def test_a_manifest_that_was_read_before_is_read_again_once_its_bytes_are_others() -> None:
+    store, manifest = MemoryStore("paris"), build_manifest("flights", [A, B], NOW)
+    write_manifest(store, manifest)
+    held = read_manifest(store, "flights")
+    assert read_manifest(store, "flights") is held
+    write_manifest(store, build_manifest("flights", [A, B, C], NOW))
+    assert read_manifest(store, "flights") == build_manifest("flights", [A, B, C], NOW)
+    store.put("data", manifest_key("flights"), manifest.model_dump_json().encode().replace(b"aaaa", b"dddd", 1))
+    with pytest.raises(Corrupted, match="fingerprint"):
+        read_manifest(store, "flights")
+    store.put("data", manifest_key("harbours"), manifest.model_dump_json().encode())
+    with pytest.raises(Corrupted, match="is of flights"):
+        read_manifest(store, "harbours")
