@@ -150,5 +150,31 @@ def guard_rails(rows: Sequence[Row], availability: float) -> tuple[Metric, ...]:
     return tuple(Metric.model_validate({**one, **shared}) for one in found)
 
 
+def folded(rows: Sequence[Row]) -> list[Row]:
+    """Everything seen, in at most ``STRETCH`` looks of neighbours taken together, for what all of it must show."""
+    size = math.ceil(len(rows) / STRETCH)
+    return [_together(rows[first : first + size]) for first in range(0, len(rows), size)] if size > 1 else list(rows)
+
+
+def _together(rows: Sequence[Row]) -> Row:
+    def total(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        return sum(one for one, _ in pairs), sum(other for _, other in pairs)
+
+    def middle(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[float | None, float | None]:
+        sides = [[value for value in side if value is not None] for side in zip(*pairs, strict=True)]
+        means = [math.fsum(side) / len(side) if side else None for side in sides]
+        return means[0], means[1]
+
+    return Row(
+        at=rows[-1].at,
+        cursors=rows[-1].cursors,
+        attempts=total([one.attempts for one in rows]),
+        errors=total([one.errors for one in rows]),
+        slow=total([one.slow for one in rows]),
+        p50=middle([one.p50 for one in rows]),
+        p99=middle([one.p99 for one in rows]),
+    )
+
+
 def _sides(pairs: Sequence[tuple[float | None, float | None]]) -> dict[str, Any]:
     return {arm: [pair[side] for pair in pairs] for side, arm in enumerate(ARMS)}

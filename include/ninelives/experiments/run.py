@@ -9,7 +9,7 @@ do the target, once it is decided, and the last day.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +23,7 @@ from ninelives.experiments import report
 from ninelives.experiments.assign import Experiment as Assigned
 from ninelives.experiments.journal import Entry, ExperimentPlan, Journal, newest, of_run, read, write
 from ninelives.experiments.judge import Input, Judged, Look, Target, Verdict, judge
-from ninelives.experiments.looks import ARMS, Counted, Row, alone, append, guard_rails, read_rows
+from ninelives.experiments.looks import ARMS, STRETCH, Counted, Row, alone, append, folded, guard_rails, read_rows
 from ninelives.experiments.outcomes import Outcomes
 from ninelives.experiments.risk import Borne, Load, arithmetic, check_risk
 from ninelives.ports import Assignment, GatewayState, Record, Replica, Systems, VersionSplit
@@ -424,7 +424,17 @@ class Watch:
         return [one.shortage for one in arithmetic(self.service, replicas, load) if one.lost is None and one.short]
 
     def judged(self) -> Judged:
-        """What it shows by now."""
+        """What it shows by now.
+
+        The current stretch stops it; that all guard-rails are good, which *better* needs, may be shown by all looks.
+        """
+        found = self._judged(self.rows[1:])
+        if found.verdict is Verdict.UNDECIDED and len(self.rows) > STRETCH:
+            whole = self._judged(folded(self.rows[1:]))
+            return whole if whole.verdict is Verdict.BETTER else found
+        return found
+
+    def _judged(self, rows: Sequence[Row]) -> Judged:
         target, nobody = self.experiment.target, (Look(units=0),)
         return judge(
             Input(
@@ -434,7 +444,7 @@ class Watch:
                     control=tuple(self.outcomes.control) or nobody,
                     experiment=tuple(self.outcomes.treated) or nobody,
                 ),
-                guard_rails=guard_rails(self.rows[1:], self.service.objective.availability),
+                guard_rails=guard_rails(rows, self.service.objective.availability),
             )
         )
 

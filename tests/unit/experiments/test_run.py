@@ -18,7 +18,7 @@ from ninelives.errors import Refused
 from ninelives.experiments.assign import Arm, Experiment, assign
 from ninelives.experiments.journal import Entry, of_run
 from ninelives.experiments.judge import Verdict
-from ninelives.experiments.looks import STRETCH, Counted, Row, append, guard_rails, read_rows
+from ninelives.experiments.looks import STRETCH, Counted, Row, append, folded, guard_rails, read_rows
 from ninelives.experiments.outcomes import Outcomes
 from ninelives.experiments.report import read_report
 from ninelives.experiments.run import (
@@ -407,6 +407,22 @@ def test_guard_rails_begin_anew_with_less_of_the_chance_to_be_wrong() -> None:
     assert chances[0] == pytest.approx(4 * chances[1])
     assert sum(chances[0] / number**2 for number in range(1, 10_000)) <= 2 * 0.01
     assert {one.name for one in first} == {"errors", "latency-slow", "latency-p50", "latency-p99"}
+
+
+def test_what_few_users_show_in_many_looks_counts_in_all_for_better_and_not_for_a_stop(tmp_path: Path) -> None:
+    few = Row("", {}, (2, 2), (0, 0), (0, 0), (1.0, 1.0), (2.0, 2.0))
+    systems = ExperimentMemory(tmp_path)
+    systems.lift, systems.requests = 0.5, 2500
+    watch = running(systems)
+    for _ in range(4):
+        systems.live(0.1)
+    watch.outcomes.read(list(systems.stores().values()))  # type: ignore[arg-type]
+    watch.rows = [watch.rows[0], *[few] * (5 * STRETCH)]
+    judged = watch.judged()
+    assert (judged.verdict, len(folded(watch.rows[1:]))) == (Verdict.BETTER, STRETCH)
+    bad = Row("", {}, (2, 2), (0, 1), (0, 0), (1.0, 1.0), (2.0, 2.0))
+    watch.rows += [bad] * 50
+    assert watch.judged().verdict is Verdict.STOP
 
 
 def test_the_way_back_comes_before_all_else_even_where_the_report_cannot_be_kept(tmp_path: Path) -> None:
