@@ -1,13 +1,14 @@
 """The gate on 50 million rows: its cost over DuckDB queries written by hand, and whether it obeys its memory.
 
-    python tests/benchmarks/bench_gate_large.py [--rows 50000000] [--rounds 1] [--keep FOLDER]
+    python tests/benchmarks/bench_gate_large.py [--rows 50000000] [--rounds 1] [--keep FOLDER] [--statements]
 
 Data: ten columns in Parquet objects of five million rows, and a dataset that they refer to. Sixteen checks: a compound
 key, a reference, nulls, ranges, sets, a regular expression, a pair of columns, mean, standard deviation, quantiles, a
 histogram. Each measurement is a process of its own with the same memory; the hand-written queries check the same.
 CPU is in seconds, of the process and its children; memory is the peak of resident memory in MB of the process that
 does the work; ``after_import`` leaves out what starting the engine costs. Prints one JSON document. The data (1 GB)
-goes to ``--keep`` or to a temporary folder that is removed.
+goes to ``--keep`` or to a temporary folder that is removed. ``--statements`` prints instead what each statement of the
+gate took, in seconds of wall and CPU, the dearest first.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,32 @@ def import_only(_: Path) -> int:
     return 1000
 
 
+def statements(folder: Path) -> None:
+    """In this process, since its CPU is asked for; the statements run one after another."""
+    import sqlalchemy as sa
+
+    from ninelives.adapters.gx_worker import evaluate
+    from ninelives.gates.suite import Suite
+
+    took: list[tuple[float, float, str]] = []
+
+    def begin(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        context.begun = time.perf_counter(), time.process_time()
+
+    def end(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        wall, cpu = time.perf_counter() - context.begun[0], time.process_time() - context.begun[1]
+        took.append((wall, cpu, " ".join(statement.split())))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", begin)
+    sa.event.listen(sa.Engine, "after_cursor_execute", end)
+    files = {path.name: path for path in sorted((folder / "data").glob("*.parquet"))}
+    with tempfile.TemporaryDirectory() as spill:
+        settings = {"memory_limit": f"{MEMORY - 600}MB", "temp_directory": spill}
+        evaluate(Suite.model_validate(suite()), files, settings, references={"accounts": [folder / "accounts.parquet"]})
+    for wall, cpu, statement in sorted(took, key=lambda one: -one[1]):
+        print(f"{wall:7.2f} {cpu:7.2f}  {statement[:300]}")
+
+
 WAYS = {"import_only": import_only, "by_hand": by_hand, "gate": gate}
 
 
@@ -160,6 +188,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="where the data stays for the next time")
+    parser.add_argument("--statements", action="store_true", help="show what each statement of the gate took")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -168,6 +197,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ninelives-bench-") as temporary:
         folder = options.keep or Path(temporary)
         write(folder, options.rows)
+        if options.statements:
+            statements(folder)
+            return
         medians = {way: median([measure(__file__, way, folder) for _ in range(options.rounds)]) for way in WAYS}
         after_import = medians["gate"]["cpu"] - medians["import_only"]["cpu"]
         print(json.dumps({
