@@ -93,6 +93,10 @@ class ConnectedEstate:
         return SupervisedFaults(self.connections, self.home)
 
     def gateway(self) -> Gateway:
+        if self.estate.kubernetes is not None:
+            from ninelives.adapters.kubernetes import KubernetesGateway
+
+            return KubernetesGateway.from_connections(self.connections, self.estate)
         from ninelives.adapters.envoy import EnvoyGateway
 
         return EnvoyGateway.from_connections(self.connections, self.estate)

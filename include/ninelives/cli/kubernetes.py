@@ -59,3 +59,25 @@ def _read(path: Path) -> str | None:
         return path.read_text("utf-8")
     except FileNotFoundError:
         return None
+
+
+@app.command()
+def route(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 3 where a route is not as it was decided.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Create the routes that a site lacks and bring the others into line with the estate; traffic stays where it is."""
+    from ninelives.adapters.kubernetes import KubernetesGateway
+    from ninelives.cli.recover import connected
+
+    systems = connected()
+    gateway = KubernetesGateway.from_connections(systems.connections, systems.estate)
+    if not check:
+        gateway.initialise()
+    drift = gateway.drift()
+    lines = [f"{site}: {one}" for site, found in drift.items() for one in found]
+    emit({"drift": drift}, as_json=as_json, text=lambda: "\n".join(lines) or "every route is as it was decided")
+    if drift:
+        raise typer.Exit(ExitCode.MISSED)

@@ -1,0 +1,258 @@
+"""A stand-in for one site's API server, in a process of its own: ``python -m support.kube_api``.
+
+It speaks the REST of HTTPRoutes and EndpointSlices that steering uses: server-side apply (whole objects, one manager,
+lists replaced as a whole), versions of objects and 409, generations, watches, 404, 422 by the published schemas, 401,
+and 403 by the rules of a Role. A thread plays the gateway's controller and writes the routes' status. It was never
+compared with a real API server: it has no admission, defaults, rules in CEL, paging or shared ownership of fields.
+Its first line on standard output is its port; ``POST /stand-in`` changes what it does.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from support.manifests import problems
+
+ROUTES = "/apis/gateway.networking.k8s.io/v1/namespaces/ninelives/httproutes"
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/ninelives/endpointslices"
+
+
+class Cluster:
+    """What the API server keeps, and what the test told it to do."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.version = 0
+        self.routes: dict[str, dict[str, Any]] = {}
+        self.events: list[tuple[int, str, dict[str, Any]]] = []
+        self.settings: dict[str, Any] = {"roles": {}, "slices": {}, "rejects": None, "fails": None, "deaf": False}
+
+    def apply(self, name: str, wanted: dict[str, Any]) -> tuple[int, Any]:
+        """Status and answer of a server-side apply."""
+        expected = wanted["metadata"].pop("resourceVersion", None)
+        with self.changed:
+            known = self.routes.get(name)
+            if expected and (known is None or known["metadata"]["resourceVersion"] != expected):
+                return 409, _status(409, "Conflict", "the object has been modified; apply your changes to the latest")
+            if found := problems(wanted):
+                return 422, _status(422, "Invalid", "; ".join(found))
+            route = copy.deepcopy(wanted)
+            generation = 1 if known is None else known["metadata"]["generation"]
+            if known is not None and known["spec"] != route["spec"]:
+                generation += 1
+            route["metadata"]["generation"] = generation
+            if known is not None and "status" in known:
+                route["status"] = known["status"]
+            self._store(name, route, "ADDED" if known is None else "MODIFIED")
+            return 200 if known else 201, self.routes[name]
+
+    def control(self) -> None:
+        """The gateway's controller: says of each new generation what it makes of it."""
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: not self.settings["deaf"] and self._waiting())
+                for name in self._waiting():
+                    route = copy.deepcopy(self.routes[name])
+                    refusal = self.settings["rejects"]
+                    resolved = {"type": "ResolvedRefs", "status": "False" if refusal else "True",
+                                "reason": refusal or "ResolvedRefs"}  # fmt: skip
+                    accepted = {"type": "Accepted", "status": "True", "reason": "Accepted"}
+                    more = {"message": "", "observedGeneration": route["metadata"]["generation"],
+                            "lastTransitionTime": "2026-01-01T00:00:00Z"}  # fmt: skip
+                    parent = {"controllerName": "stand-in", "parentRef": {"name": "ninelives"}}
+                    route["status"] = {"parents": [{**parent, "conditions": [accepted | more, resolved | more]}]}
+                    self._store(name, route, "MODIFIED")
+
+    def beyond(self, position: int) -> bool:
+        return len(self.events) > position
+
+    def _waiting(self) -> list[str]:
+        def seen(route: dict[str, Any]) -> int:
+            parents = route.get("status", {}).get("parents", [])
+            return min((one["observedGeneration"] for each in parents for one in each["conditions"]), default=0)
+
+        return [name for name, route in self.routes.items() if seen(route) < route["metadata"]["generation"]]
+
+    def _store(self, name: str, route: dict[str, Any], event: str) -> None:
+        self.version += 1
+        route["metadata"] |= {"resourceVersion": str(self.version), "uid": f"uid-{name}"}
+        self.routes[name] = route
+        self.events.append((self.version, event, copy.deepcopy(route)))
+        self.changed.notify_all()
+
+
+def _status(code: int, reason: str, message: str) -> dict[str, Any]:
+    return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
+            "message": message}  # fmt: skip
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    cluster: Cluster
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def _answer(self, code: int, document: Any) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _may(self, verb: str, group: str, resource: str) -> bool:
+        """Whether the bearer's Role allows it, and no fault is set; answers if not."""
+        rules = self.cluster.settings["roles"].get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+        if rules is None:
+            self._answer(401, _status(401, "Unauthorized", "Unauthorized"))
+            return False
+        if not any(
+            group in one["apiGroups"] and resource in one["resources"] and verb in one["verbs"] for one in rules
+        ):
+            what = f'{resource}.{group} is forbidden: User "test" cannot {verb} resource "{resource}"'
+            self._answer(403, _status(403, "Forbidden", what))
+            return False
+        if (fault := self.cluster.settings["fails"]) and verb in fault:
+            self._answer(fault[verb], _status(fault[verb], "Fault", "the test wants it so"))
+            return False
+        return True
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.cluster.changed:
+            self.cluster.settings |= body
+            self.cluster.changed.notify_all()
+        self._answer(200, {})
+
+    def do_PATCH(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        url = urlsplit(self.path)
+        name = url.path.removeprefix(f"{ROUTES}/")
+        if self.headers["Content-Type"] != "application/apply-patch+yaml" or "fieldManager" not in parse_qs(url.query):
+            return self._answer(415, _status(415, "UnsupportedMediaType", "only server-side apply, with fieldManager"))
+        if not self._may("patch", "gateway.networking.k8s.io", "httproutes"):
+            return None
+        if name not in self.cluster.routes and not self._may("create", "gateway.networking.k8s.io", "httproutes"):
+            return None
+        return self._answer(*self.cluster.apply(name, body))
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        if url.path == SLICES:
+            if self._may("list", "discovery.k8s.io", "endpointslices"):
+                self._answer(200, {"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": {},
+                                   "items": _slices(self.cluster, query["labelSelector"])})  # fmt: skip
+        elif url.path == ROUTES:
+            verb = "watch" if query.get("watch") else "list"
+            if self._may(verb, "gateway.networking.k8s.io", "httproutes"):
+                self._watch(query)
+        elif self._may("get", "gateway.networking.k8s.io", "httproutes"):
+            name = url.path.removeprefix(f"{ROUTES}/")
+            with self.cluster.changed:
+                route = copy.deepcopy(self.cluster.routes.get(name))
+            if route is None:
+                return self._answer(404, _status(404, "NotFound", f'httproutes "{name}" not found'))
+            self._answer(200, route)
+        return None
+
+    def _watch(self, query: dict[str, str]) -> None:
+        """Without a version first what there is, as added; then every change, until the time is over."""
+        name = query["fieldSelector"].removeprefix("metadata.name=")
+        deadline = time.monotonic() + float(query["timeoutSeconds"])
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with self.cluster.changed:
+            position = len(self.cluster.events)
+            waiting = [("ADDED", copy.deepcopy(self.cluster.routes[name]))] if name in self.cluster.routes else []
+        while True:
+            for kind, route in waiting:
+                line = json.dumps({"type": kind, "object": route}).encode() + b"\n"
+                self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+            self.wfile.flush()
+            with self.cluster.changed:
+                if not self.cluster.changed.wait_for(
+                    partial(self.cluster.beyond, position), deadline - time.monotonic()
+                ):
+                    break
+                events, position = self.cluster.events[position:], len(self.cluster.events)
+                waiting = [(kind, one) for _, kind, one in events if one["metadata"]["name"] == name]
+        self.wfile.write(b"0\r\n\r\n")
+
+
+def _slices(cluster: Cluster, selector: str) -> list[dict[str, Any]]:
+    label, _, name = selector.partition("=")
+    ready = cluster.settings["slices"].get(name, [])
+    endpoints = [{"addresses": [f"10.0.0.{n + 1}"], "conditions": {"ready": one}} for n, one in enumerate(ready)]
+    return [{"metadata": {"name": name, "labels": {label: name}}, "addressType": "IPv4", "endpoints": endpoints}]
+
+
+def main() -> None:
+    Handler.cluster = Cluster()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=Handler.cluster.control, daemon=True).start()
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+class StandIn:
+    """One running stand-in, from outside."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self._process = process
+        self.port = port
+
+    def set(self, **settings: Any) -> None:
+        import httpx
+
+        httpx.post(f"http://127.0.0.1:{self.port}/stand-in", json=settings).raise_for_status()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def kube_config(self, token: str) -> str:
+        """As the connection has it."""
+        return json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "it",
+                "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it", "namespace": "ninelives"}}],
+                "clusters": [{"name": "it", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
+                "users": [{"name": "it", "user": {"token": token}}],
+            }
+        )
+
+
+@contextmanager
+def stand_in() -> Iterator[StandIn]:
+    from support.estate import ROOT
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "support.kube_api"], cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield StandIn(process, int(process.stdout.readline()))
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
