@@ -8,7 +8,9 @@ Look at the accelerators of every machine that the estate names, each on that ma
 - **Needs** on each machine a worker that listens to the queue called like the machine, and to no other. Where nothing
   listens, the task stays queued and the evidence grows old, which blocks.
 - **Looks** at driver, recovery action, memory errors, XIDs, temperature, links, other processes and free memory, and
-  whether each model of the site fits. It changes nothing.
+  whether each model of the site fits.
+- **Drains** the machine's replicas where it has read a fault, unless no other could answer, and gives them back when
+  all is sound.
 - **Fails** where a machine may not serve, with each reason. Read the evidence that the task names; a device that needs
   a reset says so. Promotions of models that need an accelerator are refused meanwhile, and failovers go elsewhere.
 """

@@ -118,7 +118,8 @@ class MemoryReplica:
         if release:
             self.beside.pop(release.version, None)
 
-    def unload(self, model: str) -> None: ...
+    def unload(self, model: str) -> None:
+        self.served = None
 
     def infer(self, model: str, rows: Sequence[Features]) -> Answer:
         assert self.served

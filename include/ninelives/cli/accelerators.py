@@ -28,6 +28,9 @@ def check(
     host: Annotated[
         str | None, typer.Option(help="What the estate calls this machine; its own short name unless given.")
     ] = None,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="With --site: take this machine's replicas out where a device is faulty.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look at every accelerator of this machine. Exit 0 they may serve, 3 they may not, with each reason.
@@ -38,10 +41,10 @@ def check(
     if site:
         if need or policy:
             raise typer.BadParameter("with --site the estate says what is needed and what blocks, and no file")
-        _record(site, host, as_json=as_json)
+        _record(site, host, drain=drain, as_json=as_json)
         return
-    if host:
-        raise typer.BadParameter("--host is a machine of a site: say --site, too")
+    if host or drain:
+        raise typer.BadParameter("--host and --drain are about a machine of a site: say --site, too")
     from ninelives.accelerators.check import check_accelerators
     from ninelives.accelerators.policy import read_file
     from ninelives.adapters.nvml import probe_of
@@ -60,9 +63,10 @@ def check(
         raise typer.Exit(ExitCode.MISSED)
 
 
-def _record(site: str, host: str | None, *, as_json: bool) -> None:
+def _record(site: str, host: str | None, *, drain: bool, as_json: bool) -> None:
     import platform
 
+    from ninelives.accelerators.drain import follow
     from ninelives.accelerators.evidence import declared_host, reasons_of, validate
     from ninelives.adapters.connected import ConnectedEstate
     from ninelives.errors import Refused
@@ -75,10 +79,10 @@ def _record(site: str, host: str | None, *, as_json: bool) -> None:
     except Refused as refused:
         raise typer.BadParameter("; ".join(refused.reasons)) from refused
     record = validate(systems, site, name)
-    reasons = reasons_of(record)
+    reasons, done = reasons_of(record), follow(systems, site, name, record) if drain else []
     answer: dict[str, Any] = {"site": site, "host": name, "reasons": reasons, "evidence": record.seq, **record.facts}
-    answer["allowed"] = not reasons
+    answer |= {"allowed": not reasons, "done": done}
     verdict = f"{'may not' if reasons else 'may'} serve; evidence {record.seq}"
-    emit(answer, as_json=as_json, text=lambda: "\n".join([verdict, *(reasons or record.facts["findings"])]))
+    emit(answer, as_json=as_json, text=lambda: "\n".join([verdict, *(reasons or record.facts["findings"]), *done]))
     if reasons:
         raise typer.Exit(ExitCode.MISSED)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class ValidateAcceleratorOperator(EstateOperator):
-    """Look at this machine's accelerators, leave evidence, and fail where they may not serve.
+    """Look at this machine's accelerators, leave evidence, drain its replicas where one is faulty, and fail where they
+    may not serve.
 
     The task goes to the queue that is called like the machine, to which that machine's worker listens alone.
 
@@ -29,6 +30,7 @@ class ValidateAcceleratorOperator(EstateOperator):
         self.host = host
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.accelerators.drain import follow
         from ninelives.accelerators.evidence import reasons_of, validate
         from ninelives.errors import Refused
 
@@ -36,8 +38,11 @@ class ValidateAcceleratorOperator(EstateOperator):
         self.evidence = record.seq  # the link is wanted most where something is wrong
         for finding in record.facts["findings"]:
             self.log.warning("%s", finding)
+        done = follow(systems, self.site, self.host, record)
+        for sentence in done:
+            self.log.warning("%s", sentence)
         if reasons := reasons_of(record):
-            raise Refused(f"accelerators of {record.subject}", [*reasons, f"see evidence {record.seq}"])
+            raise Refused(f"accelerators of {record.subject}", [*reasons, *done, f"see evidence {record.seq}"])
         return {"devices": len(record.facts["devices"]), "evidence": record.seq}
 
 
