@@ -13,9 +13,9 @@ from support.promotion import release_of
 from support.releases import Systems, flaky_model
 from support.users import ExperimentWorld, Users, declared, experiment_world
 
-from ninelives.experiments.report import read_report
 from ninelives.releases.publish import stage
 from ninelives_airflow.hooks.estate import EstateHook
+from ninelives_airflow.ui import app as pages
 
 pytestmark = [
     pytest.mark.airflow, pytest.mark.stack, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(300),
@@ -47,7 +47,9 @@ def put(world: ExperimentWorld, name: str, version: str, onnx: bytes | None = No
     (world.home.root / "estate.yaml").write_text(yaml.safe_dump(world.estate().model_dump(mode="json")))
 
 
-def test_a_worse_version_is_stopped_the_run_fails_and_its_report_can_be_read(world: ExperimentWorld) -> None:
+def test_a_worse_version_is_stopped_the_run_fails_and_its_report_can_be_read(
+    world: ExperimentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(world, "failing", "2", flaky_model(1.0))
     with Users(world.envoy.url, rate=100) as users:
         run = run_by_hand("run_experiment", {"experiment": "failing"})
@@ -60,9 +62,10 @@ def test_a_worse_version_is_stopped_the_run_fails_and_its_report_can_be_read(wor
     assert set(users.counts()) == {"good"}, users.counts()
     systems = world.systems()
     assert systems.gateway().state().versions == {}
-    record = systems.ledger().get(returned["evidence"])
-    assert record
-    assert "<svg" in read_report(systems, record)
+    monkeypatch.setattr(pages, "_ledger", systems.ledger)
+    page = pages.show_report(returned["evidence"])
+    assert b"<svg" in page.body
+    assert page.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
 
 
 def test_what_has_no_room_is_refused_before_a_replica_is_touched(world: ExperimentWorld) -> None:
