@@ -15,6 +15,7 @@ It is live at once, and ready when every model is loaded, warm and answers its g
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -22,8 +23,10 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.s3 import S3ObjectStore
@@ -35,6 +38,41 @@ log = logging.getLogger("ninelives.serving")
 
 KEEP_ALIVE = 75
 """Seconds; longer than the gateway keeps an idle connection, so that the server never closes one under a request."""
+
+
+class WholeAnswers(HttpToolsProtocol):
+    """Head and body of an answer leave in one piece.
+
+    uvicorn sends them one after the other. A process that is killed in between leaves a head with which the gateway has
+    begun to answer, so that it cannot ask another replica any more.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Joined(transport, self.loop))  # type: ignore[arg-type]
+
+
+class _Joined:
+    """A transport that sends what was written in one turn of the event loop at once, at its end."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop, self._held = transport, loop, list[bytes]()
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self._send)
+        self._held.append(data)
+
+    def _send(self) -> None:
+        held, self._held = self._held, []
+        if held:
+            self._transport.write(b"".join(held))
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class DrainingServer(uvicorn.Server):
@@ -92,6 +130,7 @@ def main(environment: Mapping[str, str]) -> int:
         access_log=False,
         log_level="warning",
         lifespan="off",
+        http=WholeAnswers,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=5,
