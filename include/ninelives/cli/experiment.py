@@ -64,12 +64,15 @@ def run(
     """
     from ninelives.estate import Approval
     from ninelives.experiments.judge import Verdict
-    from ninelives.experiments.run import Ending, begin, end
+    from ninelives.experiments.run import Ending, begin, end, journal_of
     from ninelives.experiments.run import run as run_here
     from ninelives.releases.promotion import approval_of
 
     systems = connected()
     check_name("experiment", name, systems.estate.experiment_by_name)
+    journal = journal_of(systems, name)
+    if journal and (over := _over(journal)):
+        raise typer.Exit(_told(name, over, as_json))
     if not here:
         raise typer.Exit(_in_airflow(systems, name, user, wait, as_json))
     service = systems.estate.experiment_by_name[name].service
@@ -128,6 +131,13 @@ def _journal(systems: ConnectedEstate, name: str) -> Journal:
         check_name("experiment", name, systems.estate.experiment_by_name)
         raise Refused(f"experiment {name}", ["it was never begun: ninelives experiment run"])
     return found
+
+
+def _over(journal: Journal) -> Record | None:
+    """Its end, where users were in it: one that was refused before may be tried again."""
+    from ninelives.experiments.journal import Entry
+
+    return journal.find(Entry.ENDED) if journal.find(Entry.INTENT) else None
 
 
 def _ended(journal: Journal) -> Record | None:
