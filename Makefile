@@ -17,7 +17,8 @@ down: setup ## stop it
 	@ninelives stack down
 
 test: setup ## the tests, on real processes
-	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not soak" $(PYTEST_ARGS)
+	@# Three at once on two cores: most of the tests' time is waiting for processes, stores and Airflow.
+	@python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak" $(PYTEST_ARGS)
 
 soak: setup ## the long ones: a thousand damages, dozens of kills, a day of missed intervals on an Airflow of its own
 	@python -m pytest -m soak $(PYTEST_ARGS)
