@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +17,7 @@ import pytest
 pytest.importorskip("kubernetes", reason="the client of Kubernetes is not installed: steering there was not tested")
 
 from support.kube_api import StandIn, stand_in
+from support.processes import wait_until
 
 from ninelives.adapters.kubernetes import KubernetesGateway
 from ninelives.compilers.kubernetes import STEERING, compile_site
@@ -48,9 +54,9 @@ def servers() -> Iterator[dict[str, StandIn]]:
         yield found
 
 
-def connect(servers: dict[str, StandIn], token: str = "steering") -> KubernetesGateway:
+def connect(servers: dict[str, StandIn], token: str = "steering", *, effect_timeout: float = 3.0) -> KubernetesGateway:
     gateway = KubernetesGateway.from_connections(Given(servers, token), ESTATE)
-    gateway._effect_timeout = 3.0
+    gateway._effect_timeout = effect_timeout
     return gateway
 
 
@@ -147,6 +153,34 @@ def test_what_a_controller_refuses_is_put_back(servers: dict[str, StandIn], gate
     assert gateway.state().active["delay"] == ("dublin",)
 
 
+def test_who_is_killed_between_two_sites_leaves_what_the_next_write_finishes(
+    servers: dict[str, StandIn], gateway: KubernetesGateway
+) -> None:
+    servers["paris"].set(deaf=True)  # the writer waits there for the controller, with dublin not written yet
+    code = "import sys, json; from stack.test_kubernetes import killed; killed(json.loads(sys.argv[1]))"
+    ports = json.dumps({site: one.port for site, one in servers.items()})
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root / "include"), str(root / "tests"), os.environ.get("PYTHONPATH", "")])
+    writer = subprocess.Popen([sys.executable, "-c", code, ports], env={**os.environ, "PYTHONPATH": path})
+    try:
+        wait_until(lambda: weights(gateway, "paris") == {"delay-dublin": 100}, "the first site is written", 60)
+    finally:
+        writer.kill()
+        writer.wait()
+    servers["paris"].set(deaf=False)
+    assert weights(gateway, "dublin") == {"delay-paris": 100}
+    assert gateway.drift() == {"dublin": ["delay: the route is another than was decided"]}
+    gateway.open_breaker("delay", token=2)
+    gateway.close_breaker("delay", token=3)
+    assert [weights(gateway, site) for site in SITES] == [{"delay-dublin": 100}] * 2
+
+
+def killed(ports: dict[str, int]) -> None:
+    """What the process does that is killed: a move that waits at the first site."""
+    servers = {site: StandIn(None, port) for site, port in ports.items()}
+    connect(servers, effect_timeout=60.0).move("delay", "dublin", token=1)
+
+
 @pytest.mark.parametrize("fault", [{"patch": 503}, {"patch": 500}])
 def test_a_write_that_fails_at_the_second_site_is_undone_at_the_first(
     servers: dict[str, StandIn], gateway: KubernetesGateway, fault: dict[str, int]
@@ -200,8 +234,6 @@ def test_airflows_own_hook_is_such_a_client(servers: dict[str, StandIn], monkeyp
     kubernetes_hook = pytest.importorskip(
         "airflow.providers.cncf.kubernetes.hooks.kubernetes", reason="Airflow's provider is not installed: not tried"
     )
-    import json
-
     for site, one in servers.items():
         extra = {"kube_config": one.kube_config("steering"), "namespace": "ninelives"}
         connection = json.dumps({"conn_type": "kubernetes", "extra": extra})
@@ -217,9 +249,6 @@ def test_airflows_own_hook_is_such_a_client(servers: dict[str, StandIn], monkeyp
 def test_the_command_makes_the_routes_and_says_what_is_not_as_it_was_decided(
     servers: dict[str, StandIn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import json
-    import shutil
-
     from typer.testing import CliRunner
 
     from ninelives.cli import app

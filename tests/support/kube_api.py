@@ -212,7 +212,7 @@ def main() -> None:
 class StandIn:
     """One running stand-in, from outside."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str] | None, port: int) -> None:
         self._process = process
         self.port = port
 
@@ -222,6 +222,7 @@ class StandIn:
         httpx.post(f"http://127.0.0.1:{self.port}/stand-in", json=settings).raise_for_status()
 
     def kill(self) -> None:
+        assert self._process is not None, "another process started it"
         self._process.kill()
         self._process.wait()
 
