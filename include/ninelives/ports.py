@@ -277,7 +277,7 @@ class BreakerReplica:
 
 @dataclass(frozen=True)
 class Breaker:
-    """What the gateway has done for a service, counted since it started."""
+    """What the gateway has done for a service, counted since it started; ``None`` and no entry: nobody counts it."""
 
     open: bool
     """A person has taken the service's replicas out."""
@@ -286,12 +286,12 @@ class Breaker:
     """Per class, the limits that are reached just now: ``requests``, ``pending``, ``connections``, ``retries``."""
     remaining: Mapping[str, int]
     """Per class, how many more requests may be under way."""
-    retries: int
-    retries_refused: int
+    retries: int | None
+    retries_refused: int | None
     """By the retry budget."""
-    timeouts: int
+    timeouts: int | None
     """Of single tries."""
-    ejections: int
+    ejections: int | None
     answers: Mapping[str, int]
     """By who answered: ``model``, a rung of the ladder (``smaller``, ``cached``, ``default``), or ``error``."""
     shed: Mapping[str, int]

@@ -27,7 +27,7 @@ from ninelives.compilers.kubernetes import (
 )
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate import Estate, Mode, Service
-from ninelives.ports import Breaker, Connections, GatewayState, VersionSplit
+from ninelives.ports import Breaker, BreakerReplica, Connections, GatewayState, VersionSplit
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -223,9 +223,16 @@ class KubernetesGateway:
         )
 
     def breaker(self, service: str) -> Breaker:
-        """Always ``Unavailable``: an API server counts no requests, and a zero would be a lie."""
-        self._service(service)
-        raise Unavailable(f"Kubernetes' API has no counters of {service}: read those of the gateway's own proxies")
+        """Whether it is open, and the replicas that the gateways see; an API server counts no requests."""
+        declared = self._service(service)
+        is_open = service in self._joint(self._look([declared]), declared).open_breakers
+        ready = self.healthy_sites(service)
+        replicas = [
+            BreakerReplica(site, backend(declared, site), healthy=True, ejected=False, detail="ready")
+            for site in declared.sites
+            for _ in range(ready[site])
+        ]
+        return Breaker(is_open, tuple(replicas), {}, {}, None, None, None, None, {}, {})
 
     def healthy_sites(self, service: str) -> Mapping[str, int]:
         """Ready replicas per site as the imported EndpointSlices say, by the gateway that sees fewest."""

@@ -84,6 +84,8 @@ def _text(service: str, breaker: Breaker, record: Record | None) -> str:
     for name, left in breaker.remaining.items():
         full = f", reached: {', '.join(breaker.full[name])}" if breaker.full[name] else ""
         lines.append(f"  {name}: {left} more may be under way{full}, {breaker.shed[name]} shed")
+    if breaker.retries is None:
+        return "\n".join([*lines, "  nobody counts here: read the metrics of the gateway's own proxies"])
     lines.append(
         f"  {breaker.retries} retries ({breaker.retries_refused} refused), {breaker.timeouts} tries timed out, "
         f"{breaker.ejections} ejections"
