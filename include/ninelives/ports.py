@@ -893,7 +893,7 @@ class Accelerators(Protocol):
     """
 
     kind: str
-    """``nvidia``, ``cpu``, or what the entry point is called."""
+    """``nvidia``, ``amd``, ``gaudi``, ``cpu``, or what the entry point is called."""
 
     def look(self) -> Look: ...
 

@@ -77,6 +77,10 @@ def probe_of(kind: str) -> Accelerators:
         return Nvml()
     if kind == "cpu":
         return NoAccelerator()
+    if kind in ("amd", "gaudi"):
+        from ninelives.adapters.other_accelerators import Amd, Gaudi
+
+        return Amd() if kind == "amd" else Gaudi()
     found = tuple(entry_points(group="ninelives.accelerators", name=kind))
     if len(found) != 1:
         raise Refused("look at accelerators", [f"{len(found)} entry points ninelives.accelerators are named {kind!r}"])

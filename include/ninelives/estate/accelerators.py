@@ -74,7 +74,7 @@ class XidGate(StrEnum):
 class Policy(Declared):
     """Which findings block."""
 
-    kind: str = Field(default="nvidia", description="nvidia, cpu, or the name of an entry point.")
+    kind: str = Field(default="nvidia", description="nvidia, amd, gaudi, cpu, or the name of an entry point.")
     devices: tuple[str, ...] = Field(default=(), description="UUIDs that must be there, and no others; none: any.")
     ecc: bool = Field(default=True, description="Whether ECC must be on.")
     mig: bool = Field(default=False, description="Whether MIG must be on.")
