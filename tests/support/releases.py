@@ -76,7 +76,9 @@ class ReleaseWorld(World):
         document["services"][0]["release"] = self.policy
         # A busy machine must not look like a lost replica: there is one at each site.
         document["services"][0]["objective"]["latency"] = "2s"
-        (self.home.root / "estate.json").write_text(json.dumps(document))
+        written = self.home.root / "estate.json.new"  # renamed, because a child may read it just now
+        written.write_text(json.dumps(document))
+        written.replace(self.home.root / "estate.json")
         return Estate.model_validate(document)
 
     def systems(self, **changes: Any) -> Systems:
