@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -157,7 +157,9 @@ class Handler(BaseHTTPRequestHandler):
         elif url.path == ROUTES:
             verb = "watch" if query.get("watch") else "list"
             if self._may(verb, "gateway.networking.k8s.io", "httproutes"):
-                self._watch(query)
+                self.close_connection = True
+                with suppress(BrokenPipeError, ConnectionResetError):  # whoever watched has seen enough
+                    self._watch(query)
         elif self._may("get", "gateway.networking.k8s.io", "httproutes"):
             name = url.path.removeprefix(f"{ROUTES}/")
             with self.cluster.changed:
