@@ -360,6 +360,7 @@ class ModelVersion:
     data_hash: str | None
     """SHA-256 over that data's objects."""
     run: str | None = None
+    created_at: datetime | None = None
 
 
 class Registry(Protocol):
@@ -377,6 +378,21 @@ class Registry(Protocol):
 
     def metrics(self, version: ModelVersion) -> Mapping[str, float]:
         """As they were recorded when it was trained."""
+        ...
+
+    def artefacts(self, version: ModelVersion) -> tuple[str, ...]:
+        """Prefixes in the registry's bucket below which is what only this version has."""
+        ...
+
+    def delete_version(self, model: str, version: str) -> None:
+        """Forget the version, not its run; deleting one that is gone is no error.
+
+        Raises ``Refused`` where an alias names it.
+        """
+        ...
+
+    def known_artefacts(self) -> frozenset[str]:
+        """Prefixes in the registry's bucket of every version, model and run that it knows and has not deleted."""
         ...
 
     def ping(self) -> None: ...

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ninelives.adapters.http_client import http_client
-from ninelives.errors import Unavailable
+from ninelives.backups.contents import artefact_prefix
+from ninelives.errors import Refused, Unavailable
 from ninelives.ports import Connection, ModelVersion
 
 ALIAS = "champion"
@@ -21,7 +23,11 @@ DATA_TAG = "ninelives.data_version"
 HASH_TAG = "ninelives.data_hash"
 """SHA-256 over the objects of the data version, beside DVC's own name, which is an MD5."""
 
+ONNX = "onnx"
+"""Folder of a run's artefacts that holds the file that is served."""
 PAGE = 1000
+LOGGED_PAGE = 50
+"""The most that MLflow gives of logged models at once."""
 PING = 5.0
 """seconds"""
 
@@ -65,13 +71,7 @@ class MlflowRegistry:
 
     def versions(self) -> list[ModelVersion]:
         with _asking(self.connection) as mlflow:
-            client, found, token = mlflow.MlflowClient(), [], None
-            while True:
-                page = client.search_model_versions(max_results=PAGE, page_token=token)
-                found += [_model_version(one) for one in page]
-                token = page.token
-                if not token:
-                    return found
+            return [_model_version(one) for one in _pages(mlflow.MlflowClient().search_model_versions)]
 
     def champion(self, model: str) -> str | None:
         with _asking(self.connection) as mlflow:
@@ -84,6 +84,40 @@ class MlflowRegistry:
     def metrics(self, version: ModelVersion) -> Mapping[str, float]:
         with _asking(self.connection) as mlflow:
             return dict(mlflow.MlflowClient().get_run(version.run).data.metrics)
+
+    def artefacts(self, version: ModelVersion) -> tuple[str, ...]:
+        with _asking(self.connection) as mlflow:
+            client = mlflow.MlflowClient()
+            places = [str(client.get_model_version_download_uri(version.model, version.version))]
+            if version.run:
+                places.append(f"{client.get_run(version.run).info.artifact_uri}/{ONNX}")
+        return tuple(prefix for place in places if (prefix := _prefix(place)))
+
+    def delete_version(self, model: str, version: str) -> None:
+        with _asking(self.connection) as mlflow:
+            client = mlflow.MlflowClient()
+            found = [one for one in client.search_model_versions(f"name='{model}'") if str(one.version) == version]
+            if not found:
+                return
+            # MLflow deletes a version that an alias names, and the alias with it, without a word.
+            names = [name for name, of in client.get_registered_model(model).aliases.items() if str(of) == version]
+            if names:
+                raise Refused(f"delete {model} version {version}", [f"the registry calls it {', '.join(names)}"])
+            client.delete_model_version(model, version)
+            if found[0].model_id:
+                client.delete_logged_model(found[0].model_id)
+
+    def known_artefacts(self) -> frozenset[str]:
+        with _asking(self.connection) as mlflow:
+            client = mlflow.MlflowClient()
+            experiments = [one.experiment_id for one in _pages(client.search_experiments)]
+            places = [one.info.artifact_uri for one in _pages(client.search_runs, experiments)] if experiments else []
+            if experiments:
+                logged = _pages(client.search_logged_models, experiments, most=LOGGED_PAGE)
+                places += [one.artifact_location for one in logged]
+            for one in _pages(client.search_model_versions):
+                places.append(client.get_model_version_download_uri(one.name, one.version))
+        return frozenset(prefix for place in places if (prefix := _prefix(str(place))))
 
     def ping(self) -> None:
         """Asks for one model: that the server is up does not show that its database answers."""
@@ -98,6 +132,21 @@ class MlflowRegistry:
             raise Unavailable(f"MLflow at {self.connection.url}: {error!r}") from error
 
 
+def _pages(search: Callable[..., Any], *arguments: Any, most: int = PAGE) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(*arguments, max_results=most, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def _prefix(place: str) -> str:
+    """Of ``mlflow-artifacts:/1/models/m-1/artifacts``: where the server keeps it in its bucket. Empty for another
+    place."""
+    return artefact_prefix(place) if place.startswith("mlflow-artifacts:") else ""
+
+
 def _model_version(found: Any) -> ModelVersion:
     tags = found.tags
     return ModelVersion(
@@ -107,6 +156,7 @@ def _model_version(found: Any) -> ModelVersion:
         data_version=tags.get(DATA_TAG),
         data_hash=tags.get(HASH_TAG) or None,
         run=found.run_id,
+        created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
     )
 
 
@@ -158,7 +208,7 @@ def _log(
         mlflow.log_metrics(dict(metrics))
         path = Path(folder) / "model.onnx"
         path.write_bytes(onnx)
-        mlflow.log_artifact(str(path), "onnx")
+        mlflow.log_artifact(str(path), ONNX)
         logged = mlflow.sklearn.log_model(
             native,
             name="model",

@@ -131,7 +131,7 @@ def artefact_prefix(location: str) -> str:
 
 
 def _models(systems: Systems, stores: Mapping[str, ObjectStore], contents: Contents) -> None:
-    """Every version's weights once, and each site's pointers with their history."""
+    """Every version's weights once, and each site's pointers with their history and what is staged or kept beside."""
     models = systems.estate.model_by_name
     wanted: dict[str, list[ObjectStore]] = {}
     for site, store in stores.items():
@@ -141,7 +141,7 @@ def _models(systems: Systems, stores: Mapping[str, ObjectStore], contents: Conte
                 continue
             if rest.startswith("sha256/"):
                 wanted.setdefault(key, []).append(store)
-            elif rest == "release.json" or rest.startswith("moves/"):
+            elif rest == "release.json" or rest.startswith(("moves/", "releases/")):
                 _pointer(store, key, f"models/pointers/{site}/{key}", contents)
     wanted |= {release.object: wanted.get(release.object, []) for release in contents.releases}
     for key, holders in sorted(wanted.items()):

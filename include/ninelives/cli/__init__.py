@@ -12,6 +12,7 @@ import typer
 from ninelives.cli import (
     accelerators,
     access,
+    artefacts,
     automation,
     backfill,
     backup,
@@ -63,6 +64,7 @@ app.add_typer(stream.app, name="stream", help="Streams against their contracts: 
 app.add_typer(state.app, name="state", help="Models that go on learning: updates, state, switch of versions.")
 app.add_typer(recover.app, name="recover", help="What a person starts by hand: fail over, return, fail back.")
 app.add_typer(release.app, name="release", help="Versions on their way into service, and the judge of canaries.")
+app.add_typer(artefacts.app, name="artefacts", help="Versions in the registry: held, deleted by rule, orphans.")
 app.add_typer(automation.app, name="automation", help="What acts by itself, and the people who may stop it.")
 app.add_typer(kubernetes.app, name="kubernetes", help="The estate on Kubernetes: manifests, and routes at each site.")
 app.add_typer(licence.app, name="licence", help="What vendors license: seats, terms and grace.")

@@ -48,6 +48,37 @@ def check(
         raise typer.Exit(ExitCode.ERROR)
 
 
+@app.command()
+def registry(
+    apply: Annotated[bool, typer.Option("--apply", help="Make accounts and roles as declared.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the registry's accounts with what the estate declares of each model, or make them so.
+
+    Exit code 3 where they differ; with --apply, where they still do.
+    """
+    from ninelives.access.registry import apply as bring
+    from ninelives.access.registry import check as compare
+    from ninelives.access.registry import registry_accounts
+    from ninelives.adapters.mlflow_accounts import MlflowAccounts
+    from ninelives.cli.recover import connected
+
+    systems = connected()
+    accounts = MlflowAccounts(systems.connections.get("ninelives_mlflow"))
+    mended = bring(systems, accounts) if apply else []
+    left = compare(systems, accounts)
+    declared = registry_accounts(systems.estate)
+
+    def text() -> str:
+        lines = [*(f"mended: {one}" for one in mended if one not in left), *left]
+        same = "the accounts are as declared" if declared else "the estate declares no account of the registry"
+        return "\n".join(lines if left else [*lines, same])
+
+    emit({"declared": declared, "differences": left, "mended": mended}, as_json=as_json, text=text)
+    if left:
+        raise typer.Exit(ExitCode.MISSED)
+
+
 def _shown(report: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.table import Table

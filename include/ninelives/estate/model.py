@@ -12,6 +12,7 @@ from functools import cached_property
 from pydantic import Field, StrictBool
 
 from ninelives.estate.accelerators import Host, Need
+from ninelives.estate.artefacts import ArtefactRetention, RegistryAccount
 from ninelives.estate.declared import Declared
 from ninelives.estate.experiment import Experiment
 from ninelives.estate.kubernetes import Kubernetes, Pods
@@ -189,6 +190,13 @@ class Model(Declared):
     warm_up: Duration = Field(description="Time from start to ready, as measured; a promise cannot be shorter.")
     need: Need | None = Field(default=None, description="What it needs of an accelerator; none: nobody knows.")
     access: tuple[Permission, ...] = Field(default=(), description="Everybody who may read or write its releases.")
+    registry: tuple[RegistryAccount, ...] = Field(
+        default=(),
+        description="Who may do what with it in the registry, and nobody else; none: only its administrator.",
+    )
+    retention: ArtefactRetention | None = Field(
+        default=None, description="Which of its versions may be deleted; none: not one."
+    )
 
 
 class Objective(Declared):

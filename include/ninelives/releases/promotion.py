@@ -29,7 +29,16 @@ from ninelives.releases.canary import Decision, Judge, Series, judged, look
 from ninelives.releases.golden import answers_match
 from ninelives.releases.journal import Entry, Outcome, Plan, of_run, read, write
 from ninelives.releases.labels import labels_since
-from ninelives.releases.publish import BUCKET, Release, publish, read_candidate, read_release, record_golden, stage
+from ninelives.releases.publish import (
+    BUCKET,
+    Release,
+    publish,
+    read_candidate,
+    read_release,
+    record_golden,
+    signature_key,
+    stage,
+)
 from ninelives.releases.scan import scan
 from ninelives.releases.stays import declared_stays, staying_on
 from ninelives.serving.warm_up import settle
@@ -186,7 +195,7 @@ def scan_artefact(systems: Systems, plan: Plan) -> dict[str, Any]:
     signer = systems.signer() if systems.estate.vault else None
     if signer is None:
         return {"digest": release.digest, "signed": False, "why": "the estate has no key that signs"}
-    signature = systems.store(plan_site(systems, plan)).get(BUCKET, signature_key(release))
+    signature = systems.store(plan_site(systems, plan)).get(BUCKET, signature_key(plan.model, plan.new))
     if signature is None:
         raise Refused("artefact", [f"version {plan.new} is not signed; stage it where the estate's signing key is"])
     with tempfile.TemporaryDirectory() as folder:
@@ -194,10 +203,6 @@ def scan_artefact(systems: Systems, plan: Plan) -> dict[str, Any]:
         file.write_bytes(data)
         signer.verify(file, signature)
     return {"digest": release.digest, "signed": True}
-
-
-def signature_key(release: Release) -> str:
-    return f"{release.model}/releases/{release.version}.sig"
 
 
 def signed_name(release: Release) -> str:

@@ -81,6 +81,10 @@ def candidate_key(model: str, version: str) -> str:
     return f"{model}/releases/{version}.json"
 
 
+def signature_key(model: str, version: str) -> str:
+    return f"{model}/releases/{version}.sig"
+
+
 def read_release(store: ObjectStore, model: str) -> Release | None:
     """The release of ``model`` that the site serves, ``None`` where it has none.
 

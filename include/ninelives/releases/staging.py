@@ -9,7 +9,7 @@ from pathlib import Path
 from ninelives.errors import Refused
 from ninelives.estate import Service
 from ninelives.ports import Systems
-from ninelives.releases.promotion import service_of, signature_key, signed_name
+from ninelives.releases.promotion import service_of, signed_name
 from ninelives.releases.publish import (
     BUCKET,
     TOLERANCE,
@@ -18,6 +18,7 @@ from ninelives.releases.publish import (
     golden_answers,
     object_key,
     read_candidate,
+    signature_key,
     stage,
 )
 from ninelives.releases.scan import scan
@@ -41,7 +42,7 @@ def stage_file(systems: Systems, service_name: str, version: str, onnx: bytes, *
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / signed_name(release)
             file.write_bytes(onnx)
-            store.put(BUCKET, signature_key(release), signer.sign(file))
+            store.put(BUCKET, signature_key(service.model, version), signer.sign(file))
     return release
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ninelives.access.registry import registry_accounts
 from ninelives.errors import Corrupted, Refused
 from ninelives.home import Home
 from ninelives.stack import postgres, processes, vault
@@ -165,13 +166,15 @@ def _mlflow(local: LocalEstate) -> Command:
 
 def mlflow_auth_config(local: LocalEstate) -> str:
     """MLflow's own accounts, kept in PostgreSQL; the file holds a password and must be private."""
+    basic = "mlflow.server.auth:authenticate_request_basic_auth"
+    by_role = "ninelives.adapters.mlflow_authorize:authenticate"
     return "\n".join(
         [
             "[mlflow]",
             "default_permission = NO_PERMISSIONS",
             f"database_uri = {local.database_url('mlflow', 'mlflow_auth')}",
             f"admin_username = {MLFLOW_ADMIN}",
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
+            f"authorization_function = {by_role if registry_accounts(local.estate) else basic}",
             "auth_cache_ttl_seconds = 60",
             "",
         ]

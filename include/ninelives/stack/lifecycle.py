@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from ninelives.access.registry import apply, registry_accounts
 from ninelives.adapters.postgres_programs import binaries
 from ninelives.adapters.restic import find_restic
 from ninelives.adapters.supervisor import ProcessInfo, Supervisor, SupervisorSite, answers
@@ -257,7 +258,19 @@ class _Start:
         config = self.local.home.root / "mlflow" / "auth.ini"
         private_folder(config.parent)
         write_atomically(config, launch.mlflow_auth_config(self.local).encode(), mode=0o600)
-        self._run(self._programs("mlflow"), lambda: answers(f"http://127.0.0.1:{self.local.ports.mlflow}/health"))
+        health = f"http://127.0.0.1:{self.local.ports.mlflow}/health"
+        self._run(self._programs("mlflow"), lambda: answers(health))
+        if registry_accounts(self.local.estate) and answers(health):  # a drill may hold it down
+            self._registry_accounts()
+
+    def _registry_accounts(self) -> None:
+        from ninelives.adapters.connected import ConnectedEstate
+        from ninelives.adapters.connections import FileConnections
+        from ninelives.adapters.mlflow_accounts import MlflowAccounts
+
+        connections = FileConnections(self.local.home.connections_file)
+        systems = ConnectedEstate(self.local.estate, connections, self.local.home)
+        apply(systems, MlflowAccounts(connections.get("ninelives_mlflow")))
 
     def _vault(self) -> None:
         vault.create(self.local)

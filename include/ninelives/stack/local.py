@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ninelives
+from ninelives.access.registry import registry_accounts
 from ninelives.errors import Refused, Unavailable
 from ninelives.estate import Estate, load_estate
 from ninelives.files import write_atomically
@@ -129,6 +130,14 @@ class LocalEstate:
                 "password": secrets.token(f"airflow-user-{SERVICE_ACCOUNT}"),
             },
         }
+        for who in registry_accounts(self.estate):
+            found[f"ninelives_mlflow_{who}"] = {
+                "conn_type": "http",
+                "host": loopback,
+                "port": ports.mlflow,
+                "login": who,
+                "password": secrets.token(f"registry-user-{who}"),
+            }
         supervisor = {"server": f"unix://{self.supervisor_socket}"}
         found["ninelives_control"] = {
             "conn_type": "generic",

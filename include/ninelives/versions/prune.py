@@ -147,15 +147,16 @@ def _remove(store: ObjectStore, decided: Pruning) -> None:
 
 
 @contextmanager
-def alone(ledger: Ledger, holder: str) -> Iterator[None]:
+def alone(ledger: Ledger, holder: str, name: str = LEASE) -> Iterator[None]:
     """Keeping and pruning exclude each other: what is about to be named again must not go.
 
+    :param name: of the lease; by default that of data versions
     :raises Unavailable: another holder is at it; try again
     """
     try:
-        lease = ledger.take_lease(LEASE, holder, LEASE_TTL)
+        lease = ledger.take_lease(name, holder, LEASE_TTL)
     except Refused as error:
-        raise Unavailable(f"data versions are being kept or pruned by another: {error}") from error
+        raise Unavailable(f"{name.replace('-', ' ')} are being kept or pruned by another: {error}") from error
     try:
         yield
     finally:

@@ -116,6 +116,7 @@ def test_hashes_come_from_the_lock_file(tmp_path: Path) -> None:
 
 def rehearsed(systems: Any, change: Any = lambda served: served) -> Any:
     """In a room that is no environment at all: what the rehearsal makes of what it finds there."""
+
     def infer(model: str, rows: Any) -> Any:
         release = read_release(systems.store("paris"), model)
         assert release is not None
