@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("kubernetes", reason="the client of Kubernetes is not installed: steering there was not tested")
-
 from support.kube_api import StandIn, stand_in
 from support.processes import wait_until
 
@@ -235,14 +232,13 @@ def test_a_route_changed_by_hand_is_drift_and_the_next_decision_mends_it(
 
 
 def test_airflows_own_hook_is_such_a_client(servers: dict[str, StandIn], monkeypatch: pytest.MonkeyPatch) -> None:
-    kubernetes_hook = pytest.importorskip(
-        "airflow.providers.cncf.kubernetes.hooks.kubernetes", reason="Airflow's provider is not installed: not tried"
-    )
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
     for site, one in servers.items():
         extra = {"kube_config": one.kube_config("steering"), "namespace": "ninelives"}
         connection = json.dumps({"conn_type": "kubernetes", "extra": extra})
         monkeypatch.setenv(f"AIRFLOW_CONN_NINELIVES_{site.upper()}_KUBERNETES", connection)
-    clients = {site: kubernetes_hook.KubernetesHook(conn_id=f"ninelives_{site}_kubernetes").get_conn()
+    clients = {site: KubernetesHook(conn_id=f"ninelives_{site}_kubernetes").get_conn()
                for site in SITES}  # fmt: skip
     gateway = KubernetesGateway(ESTATE, clients)
     gateway.initialise()
