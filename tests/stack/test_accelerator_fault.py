@@ -20,7 +20,7 @@ from ninelives.accelerators.evidence import validate
 from ninelives.errors import Unavailable
 from ninelives.estate import Estate
 
-pytestmark = [pytest.mark.stack, pytest.mark.soak]
+pytestmark = pytest.mark.stack
 SERVICE = "beta"
 PLACES = [{"name": "paris", "accelerators": [{"name": "localhost"}]}, {"name": "dublin"}]
 

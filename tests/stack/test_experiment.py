@@ -157,7 +157,6 @@ def test_killed_again_and_again_it_goes_on_and_at_last_goes_back_and_no_request_
     given_back(world)
 
 
-@pytest.mark.soak
 def test_a_version_that_somebody_stays_on_answers_by_its_address_again_after_every_replica_was_killed(
     world: ExperimentWorld,
 ) -> None:

@@ -52,7 +52,7 @@ def journal_of(world: ReleaseWorld) -> Journal:
 
 @pytest.mark.parametrize(
     ("version", "model", "why"),
-    [("2", flaky_model, "errors"), pytest.param("3", slow_model, "latency", marks=pytest.mark.soak)],
+    [("2", flaky_model, "errors"), ("3", slow_model, "latency")],
 )
 def test_a_version_that_fails_or_is_slow_goes_back_by_itself_and_its_users_notice_nothing(
     world: ReleaseWorld, version: str, model: type, why: str
@@ -76,7 +76,6 @@ def test_a_version_that_fails_or_is_slow_goes_back_by_itself_and_its_users_notic
     assert systems.gateway().state().versions == {}
 
 
-@pytest.mark.soak
 def test_copied_requests_are_compared_and_never_answered(world: ReleaseWorld) -> None:
     world.policy = {**ReleaseWorld.policy, "shadow": 100, "shadow_for": "10s"}
     systems = world.systems()
@@ -90,7 +89,6 @@ def test_copied_requests_are_compared_and_never_answered(world: ReleaseWorld) ->
     assert "'agreed': 0" in record.facts["why"], "it answers 3 more than the version that is served"
 
 
-@pytest.mark.soak
 def test_a_good_version_comes_in_under_load_is_addressable_and_can_be_taken_back(world: ReleaseWorld) -> None:
     world.policy = ReleaseWorld.policy
     systems = world.systems()
@@ -117,7 +115,6 @@ def test_a_good_version_comes_in_under_load_is_addressable_and_can_be_taken_back
     assert served(world) == ({"1"}, "1", {"1"})
 
 
-@pytest.mark.soak
 def test_killed_at_each_step_of_a_real_promotion_nothing_is_lost_and_all_agree(world: ReleaseWorld) -> None:
     world.policy = ReleaseWorld.policy
     systems = world.systems()

@@ -1,7 +1,4 @@
-"""A real MLflow server with its own accounts: who may do what, the champion, and versions deleted with their artefacts.
-
-Starting it takes longer than the fast tests may: `make soak` runs these.
-"""
+"""A real MLflow server with its own accounts: who may do what, the champion, and versions deleted with their artefacts."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ from ninelives.home import Home
 from ninelives.ports import Connection, GatewayState
 from ninelives.releases.publish import digest_of, object_key
 
-pytestmark = [pytest.mark.stack, pytest.mark.soak]
+pytestmark = pytest.mark.stack
 
 MODEL = "alpha"
 ROLES = {"rosa": "reader", "tom": "trainer", "rita": "releaser"}

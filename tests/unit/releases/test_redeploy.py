@@ -155,7 +155,7 @@ def test_a_room_that_refuses_is_a_missed_rehearsal_with_evidence(systems: Any, r
     assert (facts["verdict"], facts["reasons"]) == ("missed", ["build the environment: a hash differs"])
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_clean_environment_serves_the_release_from_its_record_alone(systems: Any, recorded: Any) -> None:
     from ninelives.adapters.clean_room import clean_room
 
