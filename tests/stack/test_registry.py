@@ -1,4 +1,4 @@
-"""A real MLflow server with its own accounts: who may do what, the champion, and versions deleted with their artefacts."""
+"""A real MLflow server with its own accounts: who may do what, the champion, and deletions with their artefacts."""
 
 from __future__ import annotations
 
