@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ninelives.adapters.gateway_orders import check_move, check_shares
 from ninelives.adapters.http_client import http_client
 from ninelives.compilers.breaker import counted
 from ninelives.compilers.envoy import (
@@ -150,10 +151,7 @@ class EnvoyGateway:
             traffic is where it was
         """
         declared = self._service(service)
-        if declared.mode is not Mode.ACTIVE_PASSIVE:
-            raise Refused("move", [f"{service} is active-active: close the site that must not get traffic instead"])
-        if site not in declared.sites:
-            raise Refused("move", [f"{service} is not declared at {site}, only at {', '.join(declared.sites)}"])
+        check_move(declared, site)
         with self._locked():
             state = self._fenced("move", f"service:{service}", token)
             if site in state.closed_sites:
@@ -173,12 +171,7 @@ class EnvoyGateway:
         :raises Unavailable: as ``move``
         """
         declared = self._service(service)
-        if declared.mode is not Mode.ACTIVE_PASSIVE:
-            raise Refused("share", [f"{service} is active-active: all of its open sites share its traffic"])
-        if sum(shares.values()) != 100 or min(shares.values()) < 1 or len(shares) < 2:
-            raise Refused("share", [f"{dict(shares)} does not divide 100 percent between two sites or more"])
-        if strange := sorted(set(shares) - set(declared.sites)):
-            raise Refused("share", [f"{service} is not declared at {', '.join(strange)}"])
+        check_shares(declared, shares)
         with self._locked():
             state = self._fenced("share", f"service:{service}", token)
             if closed := sorted(set(shares) & state.closed_sites):

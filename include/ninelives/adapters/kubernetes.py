@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ninelives.adapters.gateway_orders import check_move, check_shares
 from ninelives.compilers.kubernetes import (
     Document,
     backend,
@@ -146,10 +147,7 @@ class KubernetesGateway:
         :raises Unavailable: an open site's API server does not answer, or a controller does not accept the route
         """
         declared = self._service(service)
-        if declared.mode is not Mode.ACTIVE_PASSIVE:
-            raise Refused("move", [f"{service} is active-active: close the site that must not get traffic instead"])
-        if site not in declared.sites:
-            raise Refused("move", [f"{service} is not declared at {site}, only at {', '.join(declared.sites)}"])
+        check_move(declared, site)
 
         def moved(state: GatewayState) -> GatewayState:
             _open("move", [site], state)
@@ -161,12 +159,7 @@ class KubernetesGateway:
     def share(self, service: str, shares: Mapping[str, int], *, token: int) -> None:
         """As ``move``, between sites; the shares are percent, 100 in all."""
         declared = self._service(service)
-        if declared.mode is not Mode.ACTIVE_PASSIVE:
-            raise Refused("share", [f"{service} is active-active: all of its open sites share its traffic"])
-        if sum(shares.values()) != 100 or min(shares.values()) < 1 or len(shares) < 2:
-            raise Refused("share", [f"{dict(shares)} does not divide 100 percent between two sites or more"])
-        if strange := sorted(set(shares) - set(declared.sites)):
-            raise Refused("share", [f"{service} is not declared at {', '.join(strange)}"])
+        check_shares(declared, shares)
 
         def shared(state: GatewayState) -> GatewayState:
             _open("share", shares, state)

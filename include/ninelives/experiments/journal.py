@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from ninelives.estate.experiment import Experiment
+from ninelives.evidence.runs import read_runs, write_step
 from ninelives.ports import Ledger, Record
 from ninelives.releases.journal import Plan
 
@@ -70,17 +71,14 @@ class Journal:
 
 def write(ledger: Ledger, plan: ExperimentPlan, entry: Entry, name: str = "", **facts: Any) -> Record:
     """Append once; what was written first stands."""
-    once = f"{KIND}/{plan.run}/{entry}/{name}"
-    body = {"run": plan.run, "entry": str(entry), "name": name, "old": plan.old, "new": plan.new, **facts}
-    return ledger.written(once) or ledger.append(KIND, plan.service, body, once=once)
+    body = {"old": plan.old, "new": plan.new, **facts}
+    return write_step(ledger, KIND, plan.service, run=plan.run, entry=str(entry), name=name, **body)
 
 
 def read(ledger: Ledger, service: str) -> list[Journal]:
     """Every run on a service, oldest first; raises ``Corrupted`` where a record is not what was written."""
-    by_run: dict[str, list[Record]] = {}
-    for record in reversed(ledger.records(kind=KIND, subject=service)):
-        by_run.setdefault(record.facts["run"], []).append(record)
-    return [Journal(ExperimentPlan.from_dict(one[0].facts["experiment"]), tuple(one)) for one in by_run.values()]
+    runs = read_runs(ledger, KIND, service)
+    return [Journal(ExperimentPlan.from_dict(one[0].facts["experiment"]), one) for one in runs]
 
 
 def of_run(ledger: Ledger, plan: ExperimentPlan) -> Journal:

@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
+from ninelives.evidence.runs import read_runs, write_step
 from ninelives.ports import Ledger, Record
 
 KIND = "promotion"
@@ -117,23 +118,15 @@ class Journal:
         return next((one for one in reversed(self.records) if one.facts["entry"] == entry), None)
 
 
-def key(run: str, entry: Entry, name: str = "") -> str:
-    return f"{KIND}/{run}/{entry}/{name}"
-
-
 def write(ledger: Ledger, plan: Plan, entry: Entry, name: str = "", **facts: Any) -> Record:
     """Append once; what was written first stands."""
-    once = key(plan.run, entry, name)
-    body = {"run": plan.run, "entry": str(entry), "name": name, "old": plan.old, "new": plan.new, **facts}
-    return ledger.written(once) or ledger.append(KIND, plan.service, body, once=once)
+    body = {"old": plan.old, "new": plan.new, **facts}
+    return write_step(ledger, KIND, plan.service, run=plan.run, entry=str(entry), name=name, **body)
 
 
 def read(ledger: Ledger, service: str) -> list[Journal]:
     """Every run of a service, oldest first; raises ``Corrupted`` where a record is not what was written."""
-    by_run: dict[str, list[Record]] = {}
-    for record in reversed(ledger.records(kind=KIND, subject=service)):
-        by_run.setdefault(record.facts["run"], []).append(record)
-    return [Journal(Plan.from_dict(records[0].facts["promotion"]), tuple(records)) for records in by_run.values()]
+    return [Journal(Plan.from_dict(one[0].facts["promotion"]), one) for one in read_runs(ledger, KIND, service)]
 
 
 def of_run(ledger: Ledger, plan: Plan) -> Journal:
