@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
@@ -297,7 +298,7 @@ def divide(systems: Systems, plan: ExperimentPlan) -> Record:
     return write(ledger, plan, Entry.DIVIDED, by=plan.by)
 
 
-def _file(systems: Systems, plan: ExperimentPlan) -> Any:
+def _file(systems: Systems, plan: ExperimentPlan) -> Path:
     return systems.home.looks / f"{plan.run}.jsonl"
 
 
