@@ -107,6 +107,16 @@ class Replayed(_Fault):
     folder: Annotated[str, Field(pattern=r"^_drills/[^/]+/$")]
 
 
+class Played(_Fault):
+    """A machine's accelerator has a fault: its script, which the stand-in for NVIDIA's library reads, says so."""
+
+    kind: Literal["played"] = "played"
+    site: str
+    machine: str
+    script: str
+    """What the file says while the fault is in; without the file the device is sound."""
+
+
 class Experiment(_Fault):
     """A user's experiment runs, in a process of its own (``adapters/chaos.py``); its rollbacks undo it."""
 
@@ -126,7 +136,7 @@ class Rebuilt(_Fault):
     site: None = None
 
 
-Fault = SiteLost | Stopped | Killed | Frozen | Slowed | Flipped | Planted | Replayed | Experiment | Rebuilt
+Fault = SiteLost | Stopped | Killed | Frozen | Slowed | Flipped | Planted | Replayed | Played | Experiment | Rebuilt
 """One thing that is broken, with all that is needed to break and to mend it."""
 
 AnyFault = Annotated[Fault, Field(discriminator="kind")]

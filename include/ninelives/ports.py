@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ninelives.estate.accelerators import Host
 from ninelives.estate.model import Estate, Service
 from ninelives.estate.streams import Stream
 from ninelives.home import Home
@@ -107,6 +108,8 @@ class CopyReport:
     bytes: int
     seconds: float
     errors: tuple[str, ...] = ()
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Of keys, in hex: what the source's bytes were as they were copied."""
 
 
 class ObjectCopier(Protocol):
@@ -123,11 +126,13 @@ class ObjectCopier(Protocol):
         on_progress: Callable[[CopyProgress], None] | None = None,
         force: bool = False,
         into: str = "",
+        hashed: bool = False,
     ) -> CopyReport:
         """Copy ``keys`` (or everything under ``prefix``) that is missing or differs at the target.
 
         With ``force`` copy without looking at the target first, which may not know that its bytes have changed. With
-        ``into`` the keys are written below that folder at the target.
+        ``into`` the keys are written below that folder at the target. With ``hashed`` the report has the SHA-256 of
+        the ``keys`` of which the copier could compute it while it read them.
         """
         ...
 
@@ -178,6 +183,8 @@ class Replica(Protocol):
     """One model-server process that speaks the Open Inference Protocol V2. All raise ``Unavailable``."""
 
     url: str
+    machine: str
+    """Which it runs on, as the estate calls it."""
 
     def live(self) -> bool: ...
 
@@ -960,8 +967,8 @@ class Systems(Protocol):
 
     def registry(self) -> Registry: ...
 
-    def accelerators(self, kind: str) -> Accelerators:
-        """What looks at this machine's accelerators of that kind; raises ``Refused`` where nothing here can."""
+    def accelerators(self, site: str, host: Host) -> Accelerators:
+        """What looks at the accelerators of ``host``, which is this machine; raises ``Refused`` where nothing can."""
         ...
 
     def scheduler(self) -> Scheduler: ...

@@ -181,8 +181,8 @@ def test_the_command_line_says_what_is_due(world: World) -> None:
     assert said.exit_code == 3, "what never ran is overdue"
 
 
-ELSEWHERE = {"site-loss", "experiment", "control-plane-lost", "everything-lost"}
-"""In ``test_drill``, ``test_experiments`` and ``test_rebuild``."""
+ELSEWHERE = {"site-loss", "experiment", "control-plane-lost", "everything-lost", "accelerator-fault"}
+"""In ``test_drill``, ``test_experiments``, ``test_rebuild`` and ``test_accelerator_drill``."""
 MUST_HOLD = {name: {str(promise) for promise in one.promises} for name, one in SCENARIOS.items()}
 
 

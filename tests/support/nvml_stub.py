@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ninelives.adapters import stand_in
 from ninelives.adapters.nvml import Nvml
+from ninelives.errors import Refused
 from ninelives.estate import Estate
-
-SOURCE = Path(__file__).with_suffix(".c")
 
 
 def build(folder: Path) -> Path:
     """``libnvidia-ml.so.1`` in ``folder``; skips the test where there is no C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler, so no stand-in for libnvidia-ml.so.1")
-    library = folder / "libnvidia-ml.so.1"
-    command = [compiler, "-shared", "-fPIC", "-O1", "-Wl,-soname,libnvidia-ml.so.1", "-o", library, SOURCE]
-    subprocess.run(command, check=True)
-    return library
+    try:
+        return stand_in.build(folder)
+    except Refused as refused:
+        pytest.skip(str(refused))
 
 
 class StubbedMachine:

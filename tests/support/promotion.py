@@ -98,6 +98,7 @@ class MemoryReplica:
 
     def __init__(self, url: str, store: MemoryStore, fuse: Fuse) -> None:
         self.url, self.store, self.fuse = url, store, fuse
+        self.machine = ""
         self.boot, self.up = "1", True
         self.served: Release | None = None
         self.beside: dict[str, Release] = {}

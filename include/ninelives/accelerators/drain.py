@@ -6,8 +6,6 @@ is to the gateway a site without a healthy replica, from which detection and fai
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from ninelives.accelerators.evidence import models_at, reasons_of
 from ninelives.errors import NinelivesError, Unavailable
 from ninelives.estate.model import Hardware
@@ -22,35 +20,35 @@ def follow(systems: Systems, site: str, host: str, look: Record) -> list[str]:
     What could not be read drains nothing, and neither does a fault where no other replica could answer: a doubtful
     answer is better than none. May be repeated; what is done is in the ledger before it is done.
 
-    :param host: a replica is this machine's whose URL names the machine so
+    :param host: a replica is this machine's whose ``machine`` is called so
     :return: what was done or not, one sentence each
     :raises Unavailable: a sound machine could not be given back; the next look goes on
     """
-    drained = _drained(systems, look.subject)
+    taken = drained(systems, look.subject)
     if look.facts["blocked"]:
         try:
             return _drain(systems, site, host, look)
         except NinelivesError as error:  # the fault itself must be told, whatever else does not answer
             return [f"{look.subject} could not be drained: {error}"]
-    if drained and not reasons_of(look):
-        return _give_back(systems, site, host, look, drained)
+    if taken and not reasons_of(look):
+        return _give_back(systems, site, host, look, taken)
     return []
 
 
-def _drained(systems: Systems, subject: str) -> tuple[str, ...]:
+def drained(systems: Systems, subject: str) -> tuple[str, ...]:
     """The models that were taken out there and not given back."""
     last = systems.ledger().records(kind=KIND, subject=subject, limit=1)
     return tuple(last[0].facts["models"]) if last and last[0].facts["drained"] else ()
 
 
-def _replicas(systems: Systems, site: str, host: str) -> list[Replica]:
-    return [one for one in systems.replicas(site) if (urlsplit(one.url).hostname or "").split(".")[0] == host]
+def replicas_on(systems: Systems, site: str, host: str) -> list[Replica]:
+    return [one for one in systems.replicas(site) if one.machine == host]
 
 
 def _drain(systems: Systems, site: str, host: str, look: Record) -> list[str]:
-    mine, said, models = _replicas(systems, site, host), list[str](), list[str]()
+    mine, said, models = replicas_on(systems, site, host), list[str](), list[str]()
     if not mine:
-        return [f"no replica of {site} has {host} in its address, so none is drained"]
+        return [f"no replica of {site} is known to run on {host}, so none is drained"]
     gateway = systems.gateway()
     for service in systems.estate.services_at(site):
         if service.release.hardware is not Hardware.ACCELERATOR:
@@ -82,13 +80,13 @@ def _ready(replica: Replica, model: str) -> bool:
         return False
 
 
-def _give_back(systems: Systems, site: str, host: str, look: Record, drained: tuple[str, ...]) -> list[str]:
+def _give_back(systems: Systems, site: str, host: str, look: Record, taken: tuple[str, ...]) -> list[str]:
     said = []
     still = models_at(systems.estate, site)
-    for replica in _replicas(systems, site, host):
-        for model in (one for one in drained if one in still):
+    for replica in replicas_on(systems, site, host):
+        for model in (one for one in taken if one in still):
             replica.load(model)
             said.append(f"{model} is back at {replica.url}")
-    facts = {"drained": False, "models": list(drained), "look": look.seq}
+    facts = {"drained": False, "models": list(taken), "look": look.seq}
     systems.ledger().append(KIND, look.subject, facts, once=f"{KIND}/{look.seq}")
     return said

@@ -16,9 +16,9 @@ from ninelives.accelerators.check import judge_look
 from ninelives.accelerators.findings import Report, State
 from ninelives.errors import Refused
 from ninelives.estate import Estate
-from ninelives.estate.accelerators import Host
+from ninelives.estate.accelerators import STAND_IN, Host
 from ninelives.estate.model import Hardware
-from ninelives.ports import Ledger, Record, Systems, Unread
+from ninelives.ports import Ledger, Look, Record, Systems, Unread
 
 KIND = "accelerators"
 MAX_AGE = timedelta(hours=1)
@@ -53,15 +53,29 @@ def validate(systems: Systems, site: str, host: str, *, run: str = "") -> Record
     :raises Refused: the estate has no such machine, or nothing here can look at its kind
     :raises Unavailable: the ledger does not answer
     """
-    estate = systems.estate
-    policy = declared_host(estate, site, host).policy
-    probe = systems.accelerators(policy.kind)
-    look = probe.look()
-    health = judge_look(probe.kind, look, None, policy)
-    models = {name: _fit(estate, name, health, judge_look(probe.kind, look, need, policy))
+    return record(systems, site, host, seen(systems, site, host), run=run)
+
+
+def seen(systems: Systems, site: str, host: str) -> tuple[str, Look]:
+    """Kind and look at this machine; raises ``Refused`` as ``validate``."""
+    probe = systems.accelerators(site, declared_host(systems.estate, site, host))
+    return probe.kind, probe.look()
+
+
+def record(systems: Systems, site: str, host: str, found: tuple[str, Look], *, run: str = "") -> Record:
+    """Leave in the ledger what a look at the machine comes to."""
+    facts = {**judged(systems.estate, site, host, found), **({"run": run} if run else {})}
+    return systems.ledger().append(KIND, subject(site, host), facts)
+
+
+def judged(estate: Estate, site: str, host: str, found: tuple[str, Look]) -> dict[str, Any]:
+    """The facts of such a record: the machine for itself, and for every model of the site. Pure."""
+    policy, (kind, look) = declared_host(estate, site, host).policy, found
+    health = judge_look(kind, look, None, policy)
+    models = {name: _fit(estate, name, health, judge_look(kind, look, need, policy))
               for name in models_at(estate, site) for need in [estate.model_by_name[name].need]}  # fmt: skip
-    facts = {
-        "kind": probe.kind,
+    return {
+        "kind": kind,
         "policy": policy.model_dump(mode="json"),
         "machine": platform.node(),
         "allowed": health.allowed,
@@ -73,9 +87,7 @@ def validate(systems: Systems, site: str, host: str, *, run: str = "") -> Record
             {"uuid": one.uuid, "name": one.name, "free": _known(one.readings.get("free"))} for one in look.devices
         ],
         "models": models,
-        **({"run": run} if run else {}),
     }
-    return systems.ledger().append(KIND, subject(site, host), facts)
 
 
 def _fit(estate: Estate, model: str, health: Report, report: Report) -> dict[str, Any]:
@@ -95,9 +107,13 @@ def _known(value: Any) -> Any:
     return None if isinstance(value, Unread) else value
 
 
-def reasons_of(record: Record) -> list[str]:
+def reasons_of(found: Record) -> list[str]:
     """What speaks against the machine, or against a model on it; a record that is not one of ours is a reason, too."""
-    facts = record.facts
+    return reasons_in(found.facts)
+
+
+def reasons_in(facts: Mapping[str, Any]) -> list[str]:
+    """The same of the facts alone."""
     reasons = [*facts.get("reasons", ["the record says nothing"])]
     if not reasons and facts.get("allowed") is not True:
         reasons.append("the record does not say that it is allowed")
@@ -115,6 +131,8 @@ class Standing:
     """Those of them that were read from a device and are bad, and not only unknown or too old."""
     evidence: Mapping[str, int] = field(default_factory=dict)
     """Host to its newest record."""
+    played: tuple[str, ...] = ()
+    """Machines whose device was played: enough for a drill, and no proof for a promotion."""
     free: int | None = None
     """Bytes: of the device with the least free memory; ``None`` where it is not known of one."""
 
@@ -127,6 +145,7 @@ def standing(estate: Estate, ledger: Ledger, site: str, model: str, now: datetim
     at = now or datetime.now(UTC)
     hosts = estate.site_by_name[site].accelerators
     reasons, faults, evidence, devices = list[str](), list[str](), dict[str, int](), list[tuple[str, Any]]()
+    played = tuple(subject(site, one.name) for one in hosts if one.policy.kind == STAND_IN)
     if not hosts:
         reasons.append(f"the estate declares no machine with accelerators at {site}: sites[].accelerators")
     if estate.model_by_name[model].need is None:
@@ -149,7 +168,7 @@ def standing(estate: Estate, ledger: Ledger, site: str, model: str, now: datetim
         reasons.append(f"{', '.join(twice)} answered as more than one machine of {site}: two queues have one worker")
     free = [free for _, free in devices]
     least = min(free) if free and None not in free else None
-    return Standing(site, tuple(reasons), tuple(faults), evidence, least)
+    return Standing(site, tuple(reasons), tuple(faults), evidence, played, least)
 
 
 def _against(estate: Estate, host: Host, model: str, facts: Mapping[str, Any]) -> Sequence[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ninelives.estate import Estate, Service, load_estate
+from ninelives.estate.accelerators import Host
 from ninelives.estate.model import AccessKind, Engine, GateEngine
 from ninelives.estate.streams import Stream
 from ninelives.home import Home
@@ -75,7 +76,8 @@ class ConnectedEstate:
         from ninelives.adapters.open_inference import V2Replica
 
         connection = self.connections.get(f"ninelives_{site}_replicas")
-        return [V2Replica(url, key=connection.password) for url in connection.extra["urls"]]
+        machines = {url: name for name, urls in connection.extra.get("machines", {}).items() for url in urls}
+        return [V2Replica(url, key=connection.password, machine=machines.get(url)) for url in connection.extra["urls"]]
 
     def client(self, service: Service) -> Callable[[Sequence[Features]], Answer]:
         from ninelives.adapters.open_inference import GatewayClient
@@ -127,10 +129,13 @@ class ConnectedEstate:
 
         return MlflowRegistry(self.connections.get("ninelives_mlflow"))
 
-    def accelerators(self, kind: str) -> Accelerators:
+    def accelerators(self, site: str, host: Host) -> Accelerators:
         from ninelives.adapters.nvml import probe_of
+        from ninelives.adapters.stand_in import StandIn
 
-        return probe_of(kind)
+        if host.policy.kind == StandIn.kind:
+            return StandIn.of(self.connections.get(f"ninelives_{site}_control"), site, host.name)
+        return probe_of(host.policy.kind)
 
     def scheduler(self) -> Scheduler:
         from ninelives.adapters.airflow_api import AirflowApi

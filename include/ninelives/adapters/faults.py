@@ -2,7 +2,8 @@
 
 The connections say what can be broken from here: ``ninelives_<site>_control`` for what belongs to a site and
 ``ninelives_control`` for the rest, each with ``programs`` (kind to names), ``addresses`` (program to a URL that answers
-when it is well) and, where the store's disk is on this machine, ``disk``.
+when it is well) and, where they are on this machine, the store's ``disk`` and ``accelerators``: of each machine that is
+looked at through the stand-in (``adapters/stand_in.py``) its ``library`` and ``script``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from ninelives.adapters.chaos import check_experiment, start_experiment, undo_ex
 from ninelives.adapters.rebuild import rebuilt_folder, take_away
 from ninelives.adapters.supervisor import ProcessInfo, Supervisor, SupervisorSite, answers
 from ninelives.errors import Corrupted, Refused, Unavailable
+from ninelives.files import write_atomically
 from ninelives.home import Home
 from ninelives.injections import (
     Experiment,
@@ -30,6 +33,7 @@ from ninelives.injections import (
     Frozen,
     Killed,
     Planted,
+    Played,
     Rebuilt,
     Replayed,
     SiteLost,
@@ -84,6 +88,8 @@ class SupervisedFaults:
                 self._disk(fault)
             case Slowed() if not self._home.connections_file.exists():
                 raise Refused("drill", [f"what slows {fault.program} needs {self._home.connections_file}"])
+            case Played():
+                self._script(fault)
             case Experiment():
                 check_experiment(fault)
 
@@ -104,6 +110,8 @@ class SupervisedFaults:
                 self._flip(fault)
             case Planted():
                 self._store(fault.site).put(fault.bucket, fault.folder + fault.name, bytes.fromhex(fault.hex))
+            case Played():
+                self._play(fault)
             case Rebuilt():
                 rebuilt_folder(self._home, fault.injection).mkdir(mode=0o700, parents=True, exist_ok=True)
             case Experiment():
@@ -123,6 +131,8 @@ class SupervisedFaults:
                 self._flip_back(fault)
             case Planted() | Replayed():
                 self._uproot(fault)
+            case Played():
+                self._play_no_more(fault)
             case Rebuilt():
                 take_away(self._home, fault.injection)
             case Experiment():
@@ -201,6 +211,32 @@ class SupervisedFaults:
     def _environment(self, known: Mapping[str, str]) -> dict[str, str]:
         # NINELIVES_STACK is what `ninelives stack down` finds the estate's processes by.
         return {**known, "NINELIVES_HOME": str(self._home.root), "NINELIVES_STACK": str(self._home.root)}
+
+    # --- accelerators --------------------------------------------------------------------------------------------
+
+    def _script(self, fault: Played) -> Path:
+        """The file that the stand-in of the machine reads, on this machine."""
+        machines = self._control(fault.site).extra.get("accelerators", {})
+        if fault.machine not in machines:
+            reason = (
+                f"no fault can be played to {fault.machine} from here: ninelives_{fault.site}_control names no script"
+            )
+            raise Refused("drill", [reason])
+        return Path(machines[fault.machine]["script"])
+
+    def _play(self, fault: Played) -> None:
+        script = self._script(fault)
+        script.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(script, fault.script.encode())
+
+    def _play_no_more(self, fault: Played) -> None:
+        """Remove the script, unless it is another's; and what a killed writer left beside it."""
+        script = self._script(fault)
+        for left in script.parent.glob(f".{script.name}.*"):
+            left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if script.read_text("utf-8") == fault.script:
+                script.unlink()
 
     # --- bytes ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ninelives.adapters.http_client import http_client
 from ninelives.errors import Corrupted, Refused, Unavailable
@@ -27,10 +28,12 @@ class V2Replica:
 
     :param key: bearer token of the model repository endpoints
     :param timeout: seconds
+    :param machine: as the estate calls it; by default the first part of the URL's host
     """
 
-    def __init__(self, url: str, key: str | None = None, timeout: float = 2.0) -> None:
+    def __init__(self, url: str, key: str | None = None, timeout: float = 2.0, *, machine: str | None = None) -> None:
         self.url = url.rstrip("/")
+        self.machine = machine or (urlsplit(url).hostname or "").split(".")[0]
         self._http = _Http(self.url, {"authorization": f"Bearer {key}"} if key else {}, timeout)
 
     def live(self) -> bool:

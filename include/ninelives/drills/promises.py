@@ -55,7 +55,7 @@ def _judge(
             return _yes(seconds is not None and seconds <= objective.rpo.total_seconds())
         case Promise.USERS:
             return unfelt(impacts)
-        case Promise.REPAIRED | Promise.QUARANTINED | Promise.LANDED | Promise.RESTORED:
+        case Promise.REPAIRED | Promise.QUARANTINED | Promise.LANDED | Promise.RESTORED | Promise.DRAINED:
             record = systems.ledger().written(check_key(drill))
             return Verdict.UNKNOWN if record is None else Verdict(record.facts["verdict"])
         case Promise.HYPOTHESIS:
@@ -93,6 +93,8 @@ def judge_check(injection: Injection, found: Mapping[str, Any], held: Mapping[st
     :param found: what the scenario's ``check`` returned
     :param held: SHA-256 (hex) of each damaged object as its store gives it back after the check
     """
+    if "drained" in found:
+        return _yes(bool(found["drained"]) and not found["problems"])
     if "restored" in found:
         return _yes(not found["problems"] and not found["late"])
     if "replayed" in found:

@@ -93,6 +93,7 @@ def undo_fault(systems: Systems, drill: Drill, *, by: str) -> None:
     """
     if find_injection(systems.home, drill.id) is not None:
         undo_injection(systems.home, systems.faults(), drill.id, by=by)
+        find_scenario(drill.scenario).after(systems, drill)
 
 
 @contextmanager

@@ -53,6 +53,8 @@ class Promise(StrEnum):
     """The experiment's own steady state held, and none of its activities failed."""
     RESTORED = "restored"
     """What the vault gave back is whole and works, within the RTO of backups."""
+    DRAINED = "drained"
+    """The estate's own look found the fault, and the machine's replicas were out before anything else happened."""
     WRITES = "writes"
     """Writes go on where they stopped, and none is missing."""
 
@@ -96,3 +98,9 @@ class Scenario:
         ``None`` for a scenario whose recovery starts by itself.
         """
         return None
+
+    def after(self, systems: Systems, drill: Drill) -> None:
+        """Start the estate's own way back once the fault is undone, where nothing else would start it in time.
+
+        :raises Unavailable: it did not come to its end; it is tried again
+        """

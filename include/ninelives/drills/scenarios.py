@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from ninelives.drills.accelerator import AcceleratorFault
 from ninelives.drills.from_vault import ControlPlaneLost, EverythingLost
 from ninelives.drills.provider import not_replayable, outside_window, replay, replay_of
 from ninelives.drills.scenario import Drill, Promise, Scenario
@@ -274,6 +275,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Partition(),
         CorruptObject(),
         CorruptArtefact(),
+        AcceleratorFault(),
         ProviderSilent(),
         ProviderNonsense(),
         ProviderReplay(),

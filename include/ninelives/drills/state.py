@@ -14,11 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ninelives.accelerators.drain import drained
+from ninelives.accelerators.evidence import judged, reasons_in, seen, subject
 from ninelives.drills.scenario import Drill
 from ninelives.errors import NinelivesError
 from ninelives.files import write_atomically
 from ninelives.home import Home
-from ninelives.injections import Flipped, Injection, Planted, Replayed, open_injections
+from ninelives.injections import Flipped, Injection, Planted, Played, Replayed, open_injections
 from ninelives.ports import ObjectStore, Systems
 from ninelives.replication.manifest import read_manifest
 
@@ -74,7 +76,17 @@ def capture(systems: Systems, injection: Injection, *, stores: bool = True) -> S
             state["objects"][f"{fault.bucket}/{fault.folder} at {fault.site}"] = _or_unknown(
                 lambda fault=fault: _keys(systems, fault)  # type: ignore[misc]
             )
+        if isinstance(fault, Played):
+            state[f"accelerators at {fault.site}"] = {
+                fault.machine: _or_unknown(lambda fault=fault: _accelerator(systems, fault))  # type: ignore[misc]
+            }
     return state
+
+
+def _accelerator(systems: Systems, fault: Played) -> list[str]:
+    """What speaks against the machine, and which models are taken out there."""
+    found = judged(systems.estate, fault.site, fault.machine, seen(systems, fault.site, fault.machine))
+    return [*reasons_in(found), *drained(systems, subject(fault.site, fault.machine))]
 
 
 def _keys(systems: Systems, fault: Replayed) -> list[str]:

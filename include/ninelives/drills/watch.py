@@ -157,7 +157,9 @@ def _unfelt(systems: Systems, scenario: Scenario, drill: Drill, measured: timede
     """Of a fault that users should not feel: it was kept, and measured, for long enough, and its check is done."""
     if measured < max(scenario.hold, LASTING):
         return None
-    if {Promise.REPAIRED, Promise.QUARANTINED, Promise.LANDED, Promise.RESTORED} & set(scenario.promises):
+    if {Promise.REPAIRED, Promise.QUARANTINED, Promise.LANDED, Promise.RESTORED, Promise.DRAINED} & set(
+        scenario.promises
+    ):
         record = systems.ledger().written(check_key(drill))
         if record is None:
             return None

@@ -11,6 +11,8 @@ from ninelives.estate.declared import Declared
 from ninelives.estate.units import Name
 
 GIB = 2**30
+STAND_IN = "stand-in"
+"""Kind of a machine whose accelerator is played (``adapters/stand_in.py``): for drills, and no proof of a device."""
 
 
 class Cache(Declared):
@@ -74,7 +76,9 @@ class XidGate(StrEnum):
 class Policy(Declared):
     """Which findings block."""
 
-    kind: str = Field(default="nvidia", description="nvidia, amd, gaudi, cpu, or the name of an entry point.")
+    kind: str = Field(
+        default="nvidia", description="nvidia, amd, gaudi, cpu, stand-in (drills only) or an entry point."
+    )
     devices: tuple[str, ...] = Field(default=(), description="UUIDs that must be there, and no others; none: any.")
     ecc: bool = Field(default=True, description="Whether ECC must be on.")
     mig: bool = Field(default=False, description="Whether MIG must be on.")

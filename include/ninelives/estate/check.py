@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 
+from ninelives.estate.accelerators import STAND_IN
 from ninelives.estate.cron import check_cron, longest_gap
 from ninelives.estate.document import Loc, format_path
 from ninelives.estate.explain import closest
@@ -17,6 +18,7 @@ from ninelives.estate.model import (
     Engine,
     Estate,
     Golden,
+    Hardware,
     Mode,
     Right,
     Role,
@@ -611,6 +613,8 @@ def _calendar(estate: Estate, drills: DrillPolicy, broken: Collection[str]) -> I
                 hint = closest(one.service, estate.service_by_name)
                 yield (*loc, "service"), f"{one.service} is not declared below services; correct the name: {hint}"
             continue
+        if one.scenario is ScenarioName.ACCELERATOR_FAULT and "sites" not in broken:
+            yield from ((loc, why) for why in _not_played(estate, service, one.site))
         if one.scenario is ScenarioName.EXPERIMENT:
             if one.site is None:
                 yield loc, "does not say which experiment; name it below site"
@@ -620,6 +624,17 @@ def _calendar(estate: Estate, drills: DrillPolicy, broken: Collection[str]) -> I
             yield (*loc, "site"), f"{one.scenario} is not about one site; leave site out"
         elif one.site not in service.sites:
             yield (*loc, "site"), f"{service.name} is not at {one.site}; name one of {', '.join(service.sites)}"
+
+
+def _not_played(estate: Estate, service: Service, site: str | None) -> Iterator[str]:
+    """Why no fault of an accelerator could be played to the service."""
+    if service.release.hardware is Hardware.CPU:
+        yield f"{service.name} is served by the processor; name a service whose release says hardware: accelerator"
+        return
+    sites = [one for one in estate.sites if one.name in ((site,) if site else service.sites)]
+    if not any(host.policy.kind == STAND_IN for one in sites for host in one.accelerators):
+        where = " or ".join(one.name for one in sites) or "its sites"
+        yield f"no machine at {where} has policy: {{kind: {STAND_IN}}}, and a real device cannot be broken; declare one"
 
 
 def _drill_people(estate: Estate, drills: DrillPolicy) -> Iterator[Finding]:

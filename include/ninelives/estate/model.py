@@ -83,6 +83,7 @@ class ScenarioName(StrEnum):
     PARTITION = "partition"
     CORRUPT_OBJECT = "corrupt-object"
     CORRUPT_ARTEFACT = "corrupt-artefact"
+    ACCELERATOR_FAULT = "accelerator-fault"
     PROVIDER_SILENT = "provider-silent"
     PROVIDER_NONSENSE = "provider-nonsense"
     PROVIDER_REPLAY = "provider-replay"

@@ -172,6 +172,8 @@ def check_hardware(systems: Systems, plan: Plan) -> dict[str, Any]:
         return {"hardware": "cpu", "looked_at": False}
     found = [standing(systems.estate, systems.ledger(), site, service.model) for site in service.sites]
     reasons = [reason for one in found for reason in one.reasons]
+    reasons += [f"{where} is looked at through a stand-in, which proves nothing of a device" for one in found
+                for where in one.played]  # fmt: skip
     if candidate(systems, plan)[0].hardware is not Hardware.ACCELERATOR:
         reasons.append(f"version {plan.new} was staged for the processor; stage it under a new number")
     if reasons:

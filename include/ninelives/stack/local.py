@@ -10,6 +10,7 @@ import ninelives
 from ninelives.access.registry import registry_accounts
 from ninelives.errors import Refused, Unavailable
 from ninelives.estate import Estate, load_estate
+from ninelives.estate.accelerators import STAND_IN
 from ninelives.files import write_atomically
 from ninelives.home import Home
 from ninelives.stack.ports import Ports
@@ -168,10 +169,18 @@ class LocalEstate:
                 "password": secret,
                 "extra": {"endpoint_url": store, "region_name": REGION},
             }
+            machines = self.estate.site_by_name[site].accelerators
             found[f"ninelives_{site}_replicas"] = {
                 "conn_type": "generic",
                 "password": secrets.token(f"{site}-replicas-key"),
-                "extra": {"urls": replicas},
+                "extra": {
+                    "urls": replicas,
+                    **(
+                        {"machines": {one.name: replicas[n :: len(machines)] for n, one in enumerate(machines)}}
+                        if machines
+                        else {}
+                    ),
+                },
             }
             found[f"ninelives_{site}_control"] = {
                 "conn_type": "generic",
@@ -184,9 +193,19 @@ class LocalEstate:
                     "programs": {"store": [f"{site}-store"], "replica": [name for name, _ in served]},
                     "addresses": {f"{site}-store": store, **{name: f"{url}/v2/health/live" for name, url in served}},
                     "disk": str(self.store_folder(site)),
+                    **({"accelerators": played} if (played := self._played(site)) else {}),
                 },
             }
         return found
+
+    def _played(self, site: str) -> dict[str, dict[str, str]]:
+        """Library and script of each machine of the site that is looked at through the stand-in."""
+        library, scripts = self.home.root / "stand-in" / "libnvidia-ml.so.1", self.home.site(site) / "accelerators"
+        return {
+            one.name: {"library": str(library), "script": str(scripts / one.name)}
+            for one in self.estate.site_by_name[site].accelerators
+            if one.policy.kind == STAND_IN
+        }
 
 
 def open_secrets(home: Home) -> Secrets:

@@ -10,7 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.nvml_stub import SOURCE, build
+from support.nvml_stub import build
+
+from ninelives.adapters.stand_in import SOURCE
 
 HEADER = "nvidia-nvml-dev==13.5.37"
 

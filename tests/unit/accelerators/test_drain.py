@@ -13,6 +13,7 @@ from support.promotion import MODEL, Killed, Memory, MemoryGateway
 from ninelives.accelerators.drain import KIND, follow
 from ninelives.accelerators.evidence import validate
 from ninelives.errors import Unavailable
+from ninelives.estate.accelerators import Host
 
 
 class World(Memory):
@@ -20,8 +21,8 @@ class World(Memory):
 
     machine: StubbedMachine
 
-    def accelerators(self, kind: str) -> Any:
-        return self.machine.probe(kind)
+    def accelerators(self, site: str, host: Host) -> Any:
+        return self.machine.probe(host.policy.kind)
 
     def gateway(self) -> MemoryGateway:
         gateway = super().gateway()
@@ -44,6 +45,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world.machine = StubbedMachine(build(tmp_path), tmp_path, monkeypatch)
     for site in ("paris", "dublin"):
         world.replicas(site)[0].url = f"http://gpu-{site}.example:8000"
+        world.replicas(site)[0].machine = f"gpu-{site}"
     return world
 
 
@@ -69,9 +71,9 @@ def test_what_could_not_be_read_drains_nothing(world: World) -> None:
     assert world.healthy(MODEL) == {"paris": 1, "dublin": 1}
 
 
-def test_a_machine_that_no_replica_is_named_by_says_so(world: World) -> None:
-    world.replicas("paris")[0].url = "http://10.0.0.7:8000"
-    assert world.look("lost=1") == ["no replica of paris has gpu-paris in its address, so none is drained"]
+def test_a_machine_that_no_replica_runs_on_says_so(world: World) -> None:
+    world.replicas("paris")[0].machine = "10"
+    assert world.look("lost=1") == ["no replica of paris is known to run on gpu-paris, so none is drained"]
 
 
 def test_a_drain_that_was_killed_half_way_is_given_back_when_all_is_sound(

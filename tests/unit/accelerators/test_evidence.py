@@ -18,6 +18,7 @@ from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.ledger import SqlLedger, migrate
 from ninelives.cli import app
 from ninelives.errors import Refused
+from ninelives.estate.accelerators import Host
 from ninelives.estate.check import check_references
 
 
@@ -31,8 +32,8 @@ class World:
     def ledger(self) -> SqlLedger:
         return self._ledger
 
-    def accelerators(self, kind: str) -> Any:
-        return self.machine.probe(kind)
+    def accelerators(self, site: str, host: Host) -> Any:
+        return self.machine.probe(host.policy.kind)
 
     def look(self, *faults: str, site: str = "paris") -> Any:
         self.machine.play(*faults)

@@ -10,6 +10,7 @@ from support.nvml_stub import StubbedMachine, build, with_accelerators
 from support.promotion import MODEL, Memory
 
 from ninelives.accelerators.evidence import validate
+from ninelives.estate.accelerators import Host
 from ninelives.estate.model import Hardware
 from ninelives.recovery.failover import accelerators_of
 from ninelives.recovery.playbook import mend
@@ -19,8 +20,8 @@ from ninelives.recovery.readiness import Readiness, StandbyFacts, choose_target,
 class World(Memory):
     machine: StubbedMachine
 
-    def accelerators(self, kind: str) -> Any:
-        return self.machine.probe(kind)
+    def accelerators(self, site: str, host: Host) -> Any:
+        return self.machine.probe(host.policy.kind)
 
     def look(self, site: str, *faults: str) -> None:
         self.machine.play(*faults, f"uuid={site}")

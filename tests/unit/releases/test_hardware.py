@@ -12,6 +12,7 @@ from support.promotion import MODEL, Memory
 from ninelives.accelerators import evidence
 from ninelives.accelerators.evidence import KIND, validate
 from ninelives.errors import Refused
+from ninelives.estate.accelerators import Host
 from ninelives.estate.model import Hardware
 from ninelives.releases import promotion
 from ninelives.releases.canary import Decision
@@ -26,8 +27,8 @@ class World(Memory):
 
     machine: StubbedMachine
 
-    def accelerators(self, kind: str) -> Any:
-        return self.machine.probe(kind)
+    def accelerators(self, site: str, host: Host) -> Any:
+        return self.machine.probe(host.policy.kind)
 
     def look(self, *faults: str, only: tuple[str, ...] = ("paris", "dublin")) -> None:
         """One stand-in plays both machines, so that each has a device of its own name."""

@@ -102,8 +102,10 @@ ret nvmlSystemGetCudaDriverVersion_v2(int *value) { START; *value = (int)num("cu
 ret nvmlDeviceGetCount_v2(u32 *value) { START; *value = (u32)num("count", 1); return 0; }
 ret nvmlDeviceGetHandleByIndex_v2(u32 index, dev *d) { START; *d = (dev)(size_t)(index + 1); return 0; }
 ret nvmlDeviceGetUUID(dev d, char *into, u32 size) {
+    const char *name = getenv("NVML_STUB_NAME");
     char machine[64] = "stub";
     START;
+    if (name) snprintf(machine, sizeof machine, "%s", name);
     text("uuid", machine, sizeof machine);
     snprintf(into, size, "GPU-%s-%d", machine, (int)(size_t)d - 1);
     return 0;
