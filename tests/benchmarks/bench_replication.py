@@ -31,8 +31,7 @@ sys.path[:0] = [str(ROOT / "include"), str(ROOT / "tests")]
 
 from support.sites import KEY, SECRET, Site  # noqa: E402
 
-from ninelives.adapters.rclone import RcloneCopier, find_rclone, rclone_environment  # noqa: E402
-from ninelives.replication.replicate import replicate  # noqa: E402
+from ninelives.adapters.rclone import find_rclone, rclone_environment  # noqa: E402
 
 LOADS = {"small": (10_000, 10_000), "medium": (200, 5_000_000), "large": (1, 2_000_000_000)}
 """objects, bytes of each"""
@@ -71,14 +70,19 @@ def measured(command: Sequence[str], environment: Mapping[str, str]) -> dict[str
     return {"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "peak_mb": peak / 1e6}
 
 
-def ours(source: int, target: int) -> None:
-    """What the measured child does, at the two ports."""
-    ends = []
-    for name, port in (("paris", source), ("dublin", target)):
-        site = Site(name, Path(tempfile.mkdtemp()))
-        site.port = port
-        ends.append(site)
-    replicate("flights", *(one.store for one in ends), RcloneCopier(), *(one.connection for one in ends))
+OURS = """
+import sys
+from ninelives.adapters.rclone import RcloneCopier
+from ninelives.adapters.s3 import S3ObjectStore
+from ninelives.ports import Connection
+from ninelives.replication.replicate import replicate
+
+key, secret, *urls = sys.argv[1:]
+ends = [Connection(f"store{n}", login=key, password=secret, extra={"endpoint_url": url}) for n, url in enumerate(urls)]
+stores = (S3ObjectStore.from_connection(end, end.conn_id) for end in ends)
+replicate("flights", *stores, RcloneCopier(), *ends)
+"""
+"""A process of its own that does nothing else, as bare rclone is one."""
 
 
 def measure(folder: Path, number: int, count: int, size: int, peers: Mapping[str, str]) -> dict[str, dict[str, float]]:
@@ -104,8 +108,8 @@ def measure(folder: Path, number: int, count: int, size: int, peers: Mapping[str
              "--transfers", "16", "--checkers", "16", "--fast-list", "--s3-no-check-bucket"],
             environment,
         )  # fmt: skip
-        ports = [str(paris.port), str(targets["ours"].port)]
-        found[f"{step}/ours"] = measured([sys.executable, __file__, "--ours", *ports], {})
+        command = [sys.executable, "-c", OURS, KEY, SECRET, url(paris), url(targets["ours"])]
+        found[f"{step}/ours"] = measured(command, {"PYTHONPATH": str(ROOT / "include")})
         if "s5cmd" in peers:
             there, back = (["--endpoint-url", url(site), "sync"] for site in (paris, targets["s5cmd"]))
             found[f"{step}/s5cmd"] = through_disk(
@@ -141,11 +145,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--loads", default=",".join(LOADS))
     arguments.add_argument("--peers", help="folder with s5cmd and aws")
-    arguments.add_argument("--ours", nargs=2, type=int, help=argparse.SUPPRESS)
     options = arguments.parse_args()
-    if options.ours:
-        ours(*options.ours)
-        return
     path = os.pathsep.join(filter(None, (options.peers, os.environ["PATH"])))
     peers = {name: found for name in ("s5cmd", "aws") if (found := shutil.which(name, path=path))}
     folder = Path(tempfile.mkdtemp(prefix="bench-replication-"))

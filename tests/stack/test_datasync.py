@@ -115,10 +115,10 @@ def test_what_datasync_loses_or_damages_without_a_word_is_found_and_copied_again
     assert len(aws.started) == 2
 
 
-def test_what_it_damages_twice_is_refused_and_the_manifest_does_not_vouch_for_it(aws: Aws) -> None:
+def test_what_it_damages_each_time_is_refused_and_the_manifest_does_not_vouch_for_it(aws: Aws) -> None:
     aws.fill(3)
-    aws.go_wrong("flip", "flip")
-    with pytest.raises(Corrupted, match="still wrong at dublin after two copies"):
+    aws.go_wrong("flip", "flip", "flip")
+    with pytest.raises(Corrupted, match="still wrong at dublin after several copies"):
         run(aws)
     manifest = read_manifest(aws.systems.store("dublin"), "flights")
     assert manifest is not None

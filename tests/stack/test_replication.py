@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -190,6 +191,47 @@ def test_an_object_larger_than_memory_should_hold_is_hashed_in_pieces(paris: Sit
     assert paris.store.chunks("data", "flights/none") is None
     (found,) = scan(paris.store, "flights", None).objects
     assert (found.size, found.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_a_copy_tells_what_it_has_read_whatever_the_key_and_the_size(paris: Site, dublin: Site) -> None:
+    contents = {f"flights/{name}": name.encode() for name in ("a", "b  c+d%20.parquet", " é/ok  sha256", "2s x")}
+    big = paris.path("flights/big")
+    big.parent.mkdir()
+    with big.open("wb") as file:
+        file.truncate(260 * 2**20)  # from 256 MiB on an object is copied in several pieces at once
+    paris.start()
+    for key, content in contents.items():
+        paris.store.put("data", key, content)
+    digests = {key: hashlib.sha256(content).hexdigest() for key, content in contents.items()}
+    with big.open("rb") as file:
+        digests["flights/big"] = hashlib.file_digest(file, "sha256").hexdigest()
+    dublin.store.ensure_bucket("data")
+    ends = (paris.connection, dublin.connection)
+    report = RcloneCopier().copy(*ends, bucket="data", keys=[*digests, "flights/gone"], hashed=True)
+    assert report.sha256 == digests
+    assert report.objects == 5
+    assert dublin.objects() == paris.objects()
+    assert RcloneCopier().copy(*ends, bucket="data", keys=["flights/a"], force=True).sha256 == {}
+
+
+def test_the_digests_of_a_killed_copy_are_removed_by_the_next_one_and_those_of_a_running_one_are_not(
+    paris: Site, dublin: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ninelives.adapters.rclone._MEMORY_ROOM", tmp_path / "none")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    killed, running = (tmp_path / f"ninelives-hashes-{os.getuid()}-{name}" for name in ("killed", "running"))
+    for folder in (killed, running):
+        (folder / "kv").mkdir(parents=True)
+        os.utime(folder, (1_700_000_000, 1_700_000_000))
+    paris.fill(70, 10)
+    paris.start()
+    in_use = os.open(running, os.O_RDONLY)
+    try:
+        fcntl.flock(in_use, fcntl.LOCK_EX)
+        assert run(paris, dublin).verified == 70
+    finally:
+        os.close(in_use)
+    assert [path.name for path in tmp_path.glob("ninelives-hashes-*")] == [running.name]
 
 
 def test_rclone_settings_of_the_user_do_not_leak_in(paris: Site, dublin: Site, monkeypatch: pytest.MonkeyPatch) -> None:

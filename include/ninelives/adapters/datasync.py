@@ -69,11 +69,13 @@ class DataSyncCopier:
         on_progress: Callable[[CopyProgress], None] | None = None,
         force: bool = False,
         into: str = "",
+        hashed: bool = False,
     ) -> CopyReport:
         """Copy ``keys`` (or everything under ``prefix``) that is missing or differs at the target; never delete.
 
         Many keys are several executions, one after the other: a filter has a limit, and everything under their prefix
         may be more than the caller judged sound. A key that is another key's folder brings what is below it along.
+        DataSync tells no SHA-256: whoever needs it reads the objects.
 
         :raises Refused: a site does not name its role, or AWS does not let us
         :raises Unavailable: an execution failed, in DataSync's own words, never began or stands still; run again

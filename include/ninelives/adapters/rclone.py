@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -38,8 +43,20 @@ _HOPELESS_AFTER = 10.0
 LISTED_FROM = 256
 """Keys from which listing their common folder costs less than asking for each: a page of a listing shows 1,000."""
 
-MEMORY = "192MiB"
-"""What the engine's own heap aims for, and half of it for buffers, so that copy and proof stay below 250 MB."""
+MEMORY = {"GOMEMLIMIT": "144MiB", "GOGC": "400"}
+"""What the engine's own heap aims for, so that copy and proof stay below 250 MB. As long as it is far below, a
+collection of garbage waits until the heap has grown fivefold: by default they take a tenth of the time."""
+
+_MEMORY_ROOM = Path("/dev/shm")  # noqa: S108 - what is made there is this user's alone
+
+_YOUNG = 60.0
+"""Seconds for which a folder that nobody has locked may be one that was only just made."""
+
+HASHED_MOST = 100_000
+"""Keys of one copy that can be hashed on the way: their digests are kept in memory, at 620 bytes each (measured)."""
+
+_DIGEST = re.compile(rb"(?:ok|stk) +sha256:([0-9a-f]{64}) +\S+ (.*)\n?")
+"""A line of what ``rclone backend dump`` shows of a hasher remote: state, digest, age, name."""
 
 _DISTRUSTING = ("--ignore-checksum", "--s3-disable-checksum", "--s3-upload-cutoff", "1B")
 """Send no checksum of the source's along: only an upload in parts can do without one, at three requests an object."""
@@ -68,6 +85,7 @@ class RcloneCopier:
         on_progress: Callable[[CopyProgress], None] | None = None,
         force: bool = False,
         into: str = "",
+        hashed: bool = False,
     ) -> CopyReport:
         """Copy ``keys`` (or everything under ``prefix``) that is missing or differs at the target; never delete.
 
@@ -75,6 +93,7 @@ class RcloneCopier:
 
         :param force: copy without looking at the target, whose ETag may be the one from before its bytes changed
         :param into: folder at the target below which the keys are written
+        :param hashed: tell the SHA-256 of up to ``HASHED_MOST`` keys; of one whose reading was begun anew it is missing
         :raises Unavailable: rclone is missing or failed, with its own words; what was copied stays
         """
         options = [*self._options(), *(("--no-check-dest",) if force else ("--checksum",))]
@@ -90,16 +109,31 @@ class RcloneCopier:
         else:
             folder = prefix.strip("/")
             options += ["--fast-list"]
-        places = [_place("source", source, bucket, folder), _place("target", target, bucket, into, folder)]
-        try:
-            return self._run(["copy", *places, *options], environment, listed, watch)
-        except Unavailable as error:
-            if "BadDigest" not in str(error):
-                raise
-            # The source still announces the checksum from before its bytes went bad, and the target refuses what does
-            # not have it. What is damaged must be kept and judged all the same: the caller hashes every object.
-            watch = _Watch([_address(source), _address(target)], self._patience, on_progress)
-            return self._run(["copy", *places, *options, *_DISTRUSTING], environment, listed, watch)
+        there = _place("target", target, bucket, into, folder)
+
+        def copied_from(place: str) -> CopyReport:
+            try:
+                return self._run(["copy", place, there, *options], environment, listed, watch)
+            except Unavailable as error:
+                if "BadDigest" not in str(error):
+                    raise
+                # The source still announces the checksum from before its bytes went bad, and the target refuses what
+                # does not have it. What is damaged must be kept and judged all the same: the caller hashes everything.
+                again = _Watch([_address(source), _address(target)], self._patience, on_progress)
+                return self._run(["copy", place, there, *options, *_DISTRUSTING], environment, listed, again)
+
+        place = _place("source", source, bucket, folder)
+        if not hashed or listed is None or len(listed) > HASHED_MOST:
+            return copied_from(place)
+        with _scratch() as scratch, tempfile.TemporaryFile() as output:
+            environment |= _hasher(place, scratch)
+            # An object that is read in several pieces at once passes nobody who could hash it.
+            options += ["--multi-thread-streams", "0"]
+            report = copied_from("hashed:")
+            self._run(["backend", "dump", "hashed:", *self._options()], environment, None, watch, output)
+            output.seek(0)
+            found = {match[2].decode(): match[1].decode() for line in output if (match := _DIGEST.fullmatch(line))}
+        return replace(report, sha256={f"{folder}/{name}" if folder else name: sha for name, sha in found.items()})
 
     def hashes(self, connection: Connection, bucket: str, keys: Iterable[str]) -> dict[str, str]:
         """SHA-256 (hex) of every object that exists, each read to its end; one that does not is left out.
@@ -210,7 +244,7 @@ def find_rclone() -> str:
 def rclone_environment(remotes: Mapping[str, Connection]) -> dict[str, str]:
     """Ours without anybody's rclone settings, which could turn a copy into something else, plus the remotes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
-    environment["GOMEMLIMIT"] = MEMORY
+    environment |= MEMORY
     for remote, connection in remotes.items():
         endpoint = connection.extra.get("endpoint_url")
         settings = {
@@ -227,6 +261,41 @@ def rclone_environment(remotes: Mapping[str, Connection]) -> dict[str, str]:
             if value:
                 environment[f"RCLONE_CONFIG_{remote.upper()}_{name.upper()}"] = str(value)
     return environment
+
+
+def _hasher(place: str, scratch: str) -> dict[str, str]:
+    """The remote ``hashed``: ``place``, with each object hashed as it is read and the digests kept in ``scratch``."""
+    settings = {"TYPE": "hasher", "REMOTE": place, "HASHES": "sha256", "MAX_AGE": "off"}
+    return {f"RCLONE_CONFIG_HASHED_{name}": value for name, value in settings.items()} | {"RCLONE_CACHE_DIR": scratch}
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder in memory, where that can be had: on a disk each digest would wait until it is written.
+
+    It is locked as long as its process lives, so that the next one can remove what a killed one left behind.
+    """
+    memory = _MEMORY_ROOM
+    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1024 * HASHED_MOST
+    room, prefix = Path(memory if roomy else tempfile.gettempdir()), f"ninelives-hashes-{os.getuid()}-"
+    for old in room.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):  # in use, or somebody else was quicker
+            if time.time() - old.stat().st_mtime > _YOUNG:
+                with _locked(old):
+                    shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=room) as folder, _locked(Path(folder)):
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """:raises OSError: another process has it locked, or it is gone"""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_lines(pipe: IO[bytes], lines: list[str]) -> None:

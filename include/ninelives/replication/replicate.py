@@ -1,8 +1,9 @@
 """Keep a verified copy of a dataset, of models and of the registry's artefacts at another site.
 
 The order makes every instant safe to be killed at: objects first, each read back at the target, the manifest (or the
-release pointer) last. Nothing disappears at the target: what was deleted at the source moves to a dated trash, and only
-where the estate says so. A run repeated after a kill finds what is already there.
+release pointer) last. What no manifest lists yet is hashed while it is copied, so that it is read once at each end.
+Nothing disappears at the target: what was deleted at the source moves to a dated trash, and only where the estate says
+so. A run repeated after a kill finds what is already there.
 """
 
 from __future__ import annotations
@@ -208,15 +209,18 @@ class _Run:
         self._refuse_shrunk(here, known, copy)
         self._note_deleted(here, known, begun_at)
 
-        found = self._scan(here, there, known, copy, begun_at)
+        unrecorded = self._unrecorded(here, there, known, copy)
+        arrived, sent = self.link.copy_hashed(self.bucket, unrecorded, self.on_progress)
+        found = self._scan(here, there, known, copy, begun_at, arrived)
         sound, recorded = self._sort_out_changed(found, known, copy)
         if self.shard == WHOLE:
             write_over(source, recorded, known, self.bucket)
 
         before = copy.by_key if copy else {}
-        sizes = {key: info.size for key, info in there.items()}
+        sizes = {**{key: info.size for key, info in there.items()}, **unrecorded}
         new = {o.key: o for o in sound if before.get(o.key) != o or sizes.get(o.key) != o.size}
-        done = deliver(self.link, self.bucket, list(new.values()), sizes, self.on_progress)
+        done = Delivery(sent.objects, sent.bytes)
+        done += deliver(self.link, self.bucket, list(new.values()), sizes, self.on_progress)
         lost = [key for key, o in new.items() if before.get(key) == o and key not in there]
         self._find(target, "missing", lost, done.failed)
         self._find(target, "damaged", [key for key in done.healed if key not in lost], ())
@@ -299,6 +303,21 @@ class _Run:
         if reasons:
             raise Refused(f"replication of {self.dataset} to {self.link.target.site}", reasons)
 
+    def _unrecorded(
+        self,
+        here: Mapping[str, ObjectInfo],
+        there: Mapping[str, ObjectInfo],
+        known: Manifest | None,
+        copy: Manifest | None,
+    ) -> dict[str, int]:
+        """Size by key of what can be copied unseen: nobody has said what its bytes should be, and none are there."""
+        recorded = {*(known.by_key if known else ()), *(copy.by_key if copy else ())}
+        return {
+            key: info.size
+            for key, info in here.items()
+            if key not in there and key not in recorded and self.shard.holds(key)
+        }
+
     def _scan(
         self,
         here: Mapping[str, ObjectInfo],
@@ -306,10 +325,15 @@ class _Run:
         known: Manifest | None,
         copy: Manifest | None,
         begun_at: datetime,
+        arrived: Mapping[str, ManifestObject | None],
     ) -> Manifest:
-        """What the source holds, with what was lost there brought back from the copy."""
-        unchanged, to_hash = sort_listing((info for key, info in here.items() if self.shard.holds(key)), known)
-        hashed = self.link.hash_source(self.bucket, to_hash)
+        """What the source holds, with what was lost there brought back from the copy.
+
+        :param arrived: what was hashed already when it was copied
+        """
+        mine = (info for key, info in here.items() if key not in arrived and self.shard.holds(key))
+        unchanged, to_hash = sort_listing(mine, known)
+        hashed = {**self.link.hash_source(self.bucket, to_hash), **arrived}
         back = self._bring_back(here, there, known, copy)
         objects = [*unchanged, *(o for o in hashed.values() if o is not None), *back]
         return build_manifest(self.dataset, objects, begun_at)

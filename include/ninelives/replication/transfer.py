@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from ninelives.errors import Unavailable
-from ninelives.ports import Connection, CopyProgress, ObjectCopier, ObjectStore
+from ninelives.ports import Connection, CopyProgress, CopyReport, ObjectCopier, ObjectStore
 from ninelives.replication.manifest import ManifestObject, hash_objects
 
 OnProgress = Callable[[CopyProgress], None]
@@ -50,7 +50,7 @@ class Link:
         :raises Unavailable: the store does not answer
         """
         copier = self.copier
-        if isinstance(copier, Hashing) and (len(sizes) >= ENGINE_OBJECTS or sum(sizes.values()) >= ENGINE_BYTES):
+        if isinstance(copier, Hashing) and _worth_the_engine(sizes):
             digests = copier.hashes(self.source_conn, bucket, sizes)
             return {
                 key: ManifestObject(key=key, size=size, sha256=digests[key]) if key in digests else None
@@ -58,8 +58,37 @@ class Link:
             }
         return hash_objects(self.source, bucket, sizes)
 
+    def copy_hashed(
+        self, bucket: str, sizes: Mapping[str, int], on_progress: OnProgress | None = None
+    ) -> tuple[dict[str, ManifestObject | None], CopyReport]:
+        """Copy objects of which nothing is known yet and hash them at the source, in one reading where the copier can.
+
+        :param sizes: key to size in bytes; ``None`` is found for one that is not there any more
+        :raises Unavailable: a store does not answer, or the copy failed; a further run goes on from there
+        """
+        if not sizes:
+            return {}, CopyReport(0, 0, 0.0)
+        report = self.copier.copy(
+            self.source_conn,
+            self.target_conn,
+            bucket=bucket,
+            keys=list(sizes),
+            on_progress=on_progress,
+            force=True,
+            hashed=_worth_the_engine(sizes),
+        )
+        sha256 = report.sha256
+        found = self.hash_source(bucket, {key: size for key, size in sizes.items() if key not in sha256})
+        for key in sizes.keys() & sha256.keys():
+            found[key] = ManifestObject(key=key, size=sizes[key], sha256=sha256[key])
+        return found, report
+
     def hash_target(self, bucket: str, sizes: Mapping[str, int]) -> dict[str, ManifestObject | None]:
         return self.reversed().hash_source(bucket, sizes)
+
+
+def _worth_the_engine(sizes: Mapping[str, int]) -> bool:
+    return len(sizes) >= ENGINE_OBJECTS or sum(sizes.values()) >= ENGINE_BYTES
 
 
 @dataclass(frozen=True)
@@ -150,7 +179,7 @@ def _blame(link: Link, bucket: str, wrong: Iterable[ManifestObject]) -> str:
         )
     return (
         f"{some(sorted(o.key for o in wrong))} is right at {link.source.site} and still wrong at {link.target.site} "
-        "after two copies: check the disk and the network there"
+        "after several copies: check the disk and the network there"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -106,9 +107,11 @@ class MemoryCopier:
         on_progress: Callable[[CopyProgress], None] | None = None,
         force: bool = False,
         into: str = "",
+        hashed: bool = False,
     ) -> CopyReport:
         a, b = self.stores[source.conn_id], self.stores[target.conn_id]
         size = count = 0
+        seen: dict[str, str] = {}
         for key in list(keys) if keys is not None else [info.key for info in a.list(bucket, prefix)]:
             data = a._bucket(bucket).get(key)
             name = f"{into}/{key}" if into else key
@@ -117,6 +120,8 @@ class MemoryCopier:
                 continue  # as a store that remembers the ETag of the bytes it once had
             b.fuse.burn()
             b._bucket(bucket)[name] = (data[0], data[1])
+            if hashed:
+                seen[key] = hashlib.sha256(data[0]).hexdigest()
             self.copied.append((b.site, name))
             count, size = count + 1, size + len(data[0])
             if self.damage.get(key, 0) > 0:
@@ -124,7 +129,7 @@ class MemoryCopier:
                 b.flip(name, bucket)
         if on_progress is not None:
             on_progress(CopyProgress(count, size, size, 0.0))
-        return CopyReport(count, size, 0.0)
+        return CopyReport(count, size, 0.0, sha256=seen)
 
 
 class Pair:

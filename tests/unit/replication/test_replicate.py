@@ -60,6 +60,19 @@ def test_every_new_object_is_read_at_the_target(pair: Pair) -> None:
     )
 
 
+def test_what_the_copier_hashes_on_the_way_is_not_read_at_the_source_again(pair: Pair) -> None:
+    for day in range(31, 100):
+        pair.paris.put("data", f"flights/day={day}/part-0", f"flights of day {day}".encode())
+    pair.copier.damage["flights/day=50/part-0"] = 1
+    result = run(pair)
+    assert (result.objects, result.verified, result.repaired) == (99, 99, 1)
+    assert same(pair)
+    assert not [key for key in pair.paris.reads if key.startswith("flights/")]
+    manifest = read_manifest(pair.paris, "flights")
+    assert manifest is not None
+    assert manifest.objects == scan(pair.paris, "flights", None).objects
+
+
 def test_a_second_run_copies_only_what_is_new(pair: Pair) -> None:
     first = run(pair)
     pair.paris.put("data", "flights/day=31/part-0", b"new")
@@ -76,8 +89,8 @@ def test_an_object_damaged_on_the_way_is_copied_again(pair: Pair) -> None:
     assert same(pair)
 
 
-def test_an_object_damaged_twice_is_corrupted_and_the_others_are_safe(pair: Pair) -> None:
-    pair.copier.damage["flights/day=03/part-0"] = 2
+def test_an_object_damaged_each_time_is_corrupted_and_the_others_are_safe(pair: Pair) -> None:
+    pair.copier.damage["flights/day=03/part-0"] = 3
     with pytest.raises(Corrupted, match=r"day=03/part-0 is right at paris and still wrong at dublin"):
         run(pair)
     copy = read_manifest(pair.dublin, "flights")
