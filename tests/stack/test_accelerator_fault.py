@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,11 @@ def test_users_lose_no_answer_while_the_faulty_replica_is_drained_and_given_back
     assert (answers["lost"], answers["degraded"]) == (0, 0), answers
 
 
-def test_the_drill_finds_the_played_fault_drains_first_and_leaves_the_estate_as_it_was(world: World) -> None:
+def test_the_drill_finds_the_played_fault_drains_first_and_leaves_the_estate_as_it_was(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All but what users felt, which takes a prober: the whole of it is ``test_accelerator_drill``."""
+    monkeypatch.setattr("ninelives.drills.run.AFTERMATH", timedelta(seconds=1))
     systems = world.systems()
     systems.estate = declared(world, PLAYED)
     state, ledger = systems.gateway().state(), systems.ledger()

@@ -126,10 +126,11 @@ class World:
 
 
 @contextmanager
-def light_estate(folder: Path, *, vault: bool = False) -> Iterator[World]:
+def light_estate(folder: Path, *, vault: bool = False, accelerators: bool = False) -> Iterator[World]:
     """Started below ``folder`` and filled; every process of it is gone afterwards.
 
     :param vault: with a vault of its own
+    :param accelerators: each replica is on a machine of its own with a played accelerator, and each service needs one
     """
     declared = estate_of_two_sites(without="gamma").model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     declared["models"] = [model for model in declared["models"] if model["name"] != "gamma"]
@@ -142,6 +143,14 @@ def light_estate(folder: Path, *, vault: bool = False) -> Iterator[World]:
         declared["people"].append({"name": "hedy", "roles": ["keeper"]})
         declared["vault"] = {"site": "reykjavik", "keeper": "hedy"}
         declared["backups"] = {"schedule": "30 2 * * *", "rpo": "26h", "rto": "5min", "verify": "30 4 * * *"}
+    if accelerators:
+        played = {"kind": "stand-in"}
+        for site in declared["sites"]:
+            site["accelerators"] = [{"name": f"gpu-{site['name']}-{n}", "policy": played} for n in (1, 2)]
+        for model in declared["models"]:
+            model["need"] = {"parameters": 1000}
+        for service in declared["services"]:
+            service["release"] = {"hardware": "accelerator"}
     # Called as the feeder calls what it writes, which replays the demo's flights.
     text = json.dumps({**declared, "streams": [STREAM], "providers": [PROVIDER]}).replace('"rows"', '"flights"')
     (folder / "source.yaml").write_text(text)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from support.evidence import FolderStore
+from support.kills import killed_before_change
 
 from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.faults import SupervisedFaults
@@ -36,8 +33,6 @@ from ninelives.stack.keeper import undo_expired
 ESTATE = load_estate(Path(__file__).parents[3] / "include" / "estates" / "demo" / "estate.yaml")
 DRILL = Drill("killed", "corrupt-object", "arrival-delay", "dublin")
 KEYS = ("flights/day=1.parquet", "flights/day=2.parquet")
-CHANGES = ("open", "os.rename", "os.remove", "os.utime", "os.mkdir", "sqlite3.connect")
-"""What Python tells an audit hook before it does it."""
 
 
 class World:
@@ -89,32 +84,6 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("ledger") / "ledger.db"
     migrate(f"sqlite:///{file}")
     return file
-
-
-def killed_before_change(number: int, work: Callable[[], object]) -> bool:
-    """Do ``work`` in a child that is killed with -9 before its change ``number``; whether it was, or ended before."""
-    child = os.fork()
-    if child == 0:
-        left = number
-
-        def count(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal left
-            if event in CHANGES and not (event == "open" and arguments[1] in ("r", "rb")):
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
-        try:
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    assert os.waitstatus_to_exitcode(status) == 0, "the child failed without being killed"
-    return False
 
 
 def drill(world: World) -> None:

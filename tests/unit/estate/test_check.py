@@ -225,3 +225,17 @@ def test_an_estate_of_a_thousand_services_is_sound(tmp_path: Path) -> None:
     path = tmp_path / "estate.yaml"
     path.write_text(big_estate(), "utf-8")
     assert len(load_estate(path).services) == 1000
+
+
+def test_a_planned_fault_of_an_accelerator_needs_a_service_on_one_and_a_machine_that_is_played() -> None:
+    plan = ("drills.calendar.0", {"scenario": "accelerator-fault", "service": "late-arrival", "every": "30d"})
+    needs_one = ("services.1.release.hardware", "accelerator")
+    real = ("sites.0.accelerators", [{"name": "gpu-1"}])
+    played = ("sites.0.accelerators", [{"name": "gpu-1", "policy": {"kind": "stand-in"}}])
+
+    def found(*changes: tuple[str, Any]) -> str:
+        return dict(check_references(changed(plan, *changes))).get("drills.calendar[0]", "")
+
+    assert "is served by the processor" in found(played)
+    assert "no machine at paris or dublin has policy: {kind: stand-in}" in found(needs_one, real)
+    assert found(needs_one, played) == ""
