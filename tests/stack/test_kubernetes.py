@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cluster import running
 from support.kube_api import StandIn, stand_in
 from support.processes import wait_until
 
@@ -20,6 +21,7 @@ from ninelives.adapters.kubernetes import KubernetesGateway
 from ninelives.compilers.kubernetes import STEERING, compile_site
 from ninelives.errors import Refused, Unavailable
 from ninelives.estate import load_estate
+from ninelives.home import Home
 from ninelives.ports import Connection, VersionSplit
 
 ESTATE = load_estate(Path(__file__).parents[1] / "golden" / "kubernetes" / "estate.yaml")
@@ -40,10 +42,14 @@ class Given:
     find = get
 
 
+def steering_role() -> dict[str, Any]:
+    found = compile_site(ESTATE, "paris")["replicas.yaml"]
+    return next(one for one in found if (one["kind"], one["metadata"]["name"]) == ("Role", STEERING))
+
+
 @pytest.fixture
 def servers() -> Iterator[dict[str, StandIn]]:
-    (role,) = (one for one in compile_site(ESTATE, "paris")["replicas.yaml"] if one["kind"] == "Role")
-    assert role["metadata"]["name"] == STEERING
+    role = steering_role()
     with stand_in() as paris, stand_in() as dublin:
         found = dict(zip(SITES, (paris, dublin), strict=True))
         for one in found.values():
@@ -137,7 +143,7 @@ def test_a_lost_site_is_closed_and_left_without_its_api_server_and_comes_back_in
     with pytest.raises(Unavailable, match="paris did not answer"):
         gateway.open_site("paris", token=4)
     with stand_in() as again:
-        (role,) = (one for one in compile_site(ESTATE, "paris")["replicas.yaml"] if one["kind"] == "Role")
+        role = steering_role()
         again.set(roles={"steering": role["rules"]}, slices=READY)
         back = connect({**servers, "paris": again})
         back.initialise()
@@ -246,22 +252,27 @@ def test_airflows_own_hook_is_such_a_client(servers: dict[str, StandIn], monkeyp
     assert gateway.state().active["delay"] == ("dublin",)
 
 
-def test_the_command_makes_the_routes_and_says_what_is_not_as_it_was_decided(
-    servers: dict[str, StandIn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from typer.testing import CliRunner
-
-    from ninelives.cli import app
-    from ninelives.home import Home
-
-    monkeypatch.setenv("NINELIVES_HOME", str(tmp_path))
-    monkeypatch.setenv("NINELIVES_ESTATE", str(tmp_path / "estate.yaml"))
+def declared(folder: Path, monkeypatch: pytest.MonkeyPatch, servers: dict[str, StandIn]) -> Home:
+    """What the command line finds: the estate, and each site's connection."""
+    monkeypatch.setenv("NINELIVES_HOME", str(folder))
+    monkeypatch.setenv("NINELIVES_ESTATE", str(folder / "estate.yaml"))
     home = Home.from_environment()
     shutil.copy(Path(__file__).parents[1] / "golden" / "kubernetes" / "estate.yaml", home.estate_file)
     given = {f"ninelives_{site}_kubernetes": {"conn_type": "kubernetes", "extra": {"kube_config":
              one.kube_config("steering")}} for site, one in servers.items()}  # fmt: skip
     home.connections_file.parent.mkdir(parents=True, exist_ok=True)
     home.connections_file.write_text(json.dumps(given))
+    return home
+
+
+def test_the_command_makes_the_routes_and_says_what_is_not_as_it_was_decided(
+    servers: dict[str, StandIn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from ninelives.cli import app
+
+    declared(tmp_path, monkeypatch, servers)
     run = CliRunner().invoke
     before = run(app, ["kubernetes", "route", "--check", "--json"], catch_exceptions=True)
     assert isinstance(before.exception, Unavailable)
@@ -269,3 +280,49 @@ def test_the_command_makes_the_routes_and_says_what_is_not_as_it_was_decided(
     assert run(app, ["kubernetes", "route"]).exit_code == 0
     after = run(app, ["kubernetes", "route", "--check", "--json"])
     assert (after.exit_code, json.loads(after.stdout)) == (0, {"drift": {}})
+
+
+def test_the_audit_reads_the_clusters_by_the_rights_of_the_compiled_roles_and_names_each_drift(
+    servers: dict[str, StandIn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from ninelives.adapters.connected import ConnectedEstate
+    from ninelives.adapters.ledger import SqlLedger, migrate
+    from ninelives.cli import app
+
+    home = declared(tmp_path, monkeypatch, servers)
+    migrate(f"sqlite:///{tmp_path / 'ledger.db'}")
+    monkeypatch.setattr(ConnectedEstate, "ledger", lambda _: SqlLedger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    rules = [rule for one in compile_site(ESTATE, "paris")["replicas.yaml"] if one["kind"] in ("Role", "ClusterRole")
+             for rule in one["rules"]]  # fmt: skip
+    lists = {site: running(ESTATE, site) for site in SITES}
+    for site, one in servers.items():
+        one.set(roles={"steering": rules}, lists=lists[site])
+
+    def audit() -> tuple[int, dict[str, Any]]:
+        done = CliRunner().invoke(app, ["kubernetes", "audit", "--json"])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.exit_code, json.loads(done.stdout)
+
+    code, found = audit()
+    assert (code, found["verdict"], found["drift"]) == (0, "met", []), found
+    assert found["met"] > 30
+    lists["paris"]["poddisruptionbudgets"].pop(0)
+    lists["paris"]["pods"][0]["spec"]["nodeName"] = "n-b"
+    servers["paris"].set(lists=lists["paris"])
+    code, found = audit()
+    assert code == 3
+    assert [one.split(":")[0] for one in found["drift"]] == [
+        "drift paris delay nodes",
+        "drift paris delay zones",
+        "drift paris delay disruption budget",
+    ]
+    servers["paris"].set(roles={"steering": []})
+    code, found = audit()
+    assert code == 1
+    assert "bind the connection's account to the Role" in found["drift"][0]
+    servers["dublin"].kill()
+    assert audit()[1]["verdict"] == "unknown"
+    records = ConnectedEstate.of_home(home).ledger().records(kind="placement")
+    assert [one.facts["verdict"] for one in records] == ["unknown", "unknown", "missed", "met"]

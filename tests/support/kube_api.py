@@ -2,8 +2,9 @@
 
 It speaks the REST of HTTPRoutes and EndpointSlices that steering uses: server-side apply (whole objects, one manager,
 lists replaced as a whole), versions of objects and 409, generations, watches, 404, 422 by the published schemas, 401,
-and 403 by the rules of a Role. A thread plays the gateway's controller and writes the routes' status. It was never
-compared with a real API server: it has no admission, defaults, rules in CEL, paging or shared ownership of fields.
+and 403 by the rules of a Role. A thread plays the gateway's controller and writes the routes' status. Of nodes, pods,
+Deployments, disruption budgets and autoscalers it lists, in pages, what the test gave it. It was never compared with a
+real API server: it has no admission, defaults, rules in CEL or shared ownership of fields.
 Its first line on standard output is its port; ``POST /stand-in`` changes what it does.
 """
 
@@ -26,6 +27,14 @@ from support.manifests import problems
 
 ROUTES = "/apis/gateway.networking.k8s.io/v1/namespaces/ninelives/httproutes"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/ninelives/endpointslices"
+LISTS = {
+    "/api/v1/nodes": ("", "nodes"),
+    "/api/v1/namespaces/ninelives/pods": ("", "pods"),
+    "/apis/apps/v1/namespaces/ninelives/deployments": ("apps", "deployments"),
+    "/apis/policy/v1/namespaces/ninelives/poddisruptionbudgets": ("policy", "poddisruptionbudgets"),
+    "/apis/autoscaling/v2/namespaces/ninelives/horizontalpodautoscalers": ("autoscaling", "horizontalpodautoscalers"),
+}
+"""Collections by path, with group and resource."""
 
 
 class Cluster:
@@ -36,7 +45,14 @@ class Cluster:
         self.version = 0
         self.routes: dict[str, dict[str, Any]] = {}
         self.events: list[tuple[int, str, dict[str, Any]]] = []
-        self.settings: dict[str, Any] = {"roles": {}, "slices": {}, "rejects": None, "fails": None, "deaf": False}
+        self.settings: dict[str, Any] = {
+            "roles": {},
+            "slices": {},
+            "rejects": None,
+            "fails": None,
+            "deaf": False,
+            "lists": {},
+        }
 
     def apply(self, name: str, wanted: dict[str, Any]) -> tuple[int, Any]:
         """Status and answer of a server-side apply."""
@@ -160,6 +176,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 with suppress(BrokenPipeError, ConnectionResetError):  # whoever watched has seen enough
                     self._watch(query)
+        elif (listed := LISTS.get(url.path)) and "limit" in query:
+            if self._may("list", *listed):
+                self._list(listed[1], query)
         elif self._may("get", "gateway.networking.k8s.io", "httproutes"):
             name = url.path.removeprefix(f"{ROUTES}/")
             with self.cluster.changed:
@@ -168,6 +187,12 @@ class Handler(BaseHTTPRequestHandler):
                 return self._answer(404, _status(404, "NotFound", f'httproutes "{name}" not found'))
             self._answer(200, route)
         return None
+
+    def _list(self, resource: str, query: dict[str, str]) -> None:
+        """What the test gave, in pages as they are asked for."""
+        items, begin, size = self.cluster.settings["lists"].get(resource, []), int(query.get("continue", 0)), 3
+        more = {"continue": str(begin + size)} if begin + size < len(items) else {}
+        self._answer(200, {"kind": "List", "apiVersion": "v1", "metadata": more, "items": items[begin : begin + size]})
 
     def _watch(self, query: dict[str, str]) -> None:
         """Without a version first what there is, as added; then every change, until the time is over."""

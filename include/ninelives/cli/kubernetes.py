@@ -1,4 +1,4 @@
-"""``ninelives kubernetes``: the estate as manifests, and the routes at each site."""
+"""``ninelives kubernetes``: the estate as manifests, the routes at each site, and what a cluster has of both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def kubernetes() -> None:
-    """The estate on Kubernetes: manifests, and the routes at each site."""
+    """The estate on Kubernetes: manifests, the routes at each site, and what the clusters have."""
 
 
 @app.command("compile")
@@ -81,3 +81,25 @@ def route(
     emit({"drift": drift}, as_json=as_json, text=lambda: "\n".join(lines) or "every route is as it was decided")
     if drift:
         raise typer.Exit(ExitCode.MISSED)
+
+
+@app.command()
+def audit(as_json: AsJson = False) -> None:
+    """Compare where replicas run, disruption budgets and autoscalers with what is compiled; leave that as evidence.
+
+    Exit 3 where anything is not as the estate has it, or would not bear the loss of a site; 1 where nothing is, but a
+    site's cluster could not be read.
+    """
+    from ninelives.adapters.kubernetes_cluster import read_clusters
+    from ninelives.cli.recover import connected
+    from ninelives.placement.audit import KIND, facts
+    from ninelives.placement.audit import audit as compare
+
+    systems = connected()
+    findings = compare(systems.estate, read_clusters(systems.connections, systems.estate))
+    found = facts(findings)
+    record = systems.ledger().append(KIND, systems.estate.name, found)
+    said = f"{found['verdict']}; evidence {record.seq}"
+    emit({"evidence": record.seq, **found}, as_json=as_json, text=lambda: "\n".join([said, *map(str, findings)]))
+    if found["verdict"] != "met":
+        raise typer.Exit(ExitCode.MISSED if found["verdict"] == "missed" else ExitCode.ERROR)

@@ -45,7 +45,11 @@ POLICIES = "gateway.envoyproxy.io/v1alpha1"
 DECIDED, TOKENS = "ninelives/decided", "ninelives/tokens"
 """Annotations of a route: its part of the gateway's state, and the highest fencing token of each scope."""
 STEERING = "ninelives-steering"
-"""The account that may steer traffic, and do nothing else."""
+"""The account that may steer traffic, and do nothing else but what ``AUDITING`` lets it read."""
+AUDITING = "ninelives-auditing"
+"""Who may see where replicas run and how many there are to be."""
+LOOKING = "ninelives-looking"
+"""The account that may start pods which look at accelerators, in a namespace where there is nothing else."""
 OPERATORS = "ninelives/may-operate"
 """Label of namespaces whose pods may ask replicas directly: Airflow's, which loads and examines models."""
 CONNECTIONS = "ninelives-connections"
@@ -56,6 +60,8 @@ MAX_RULES = MAX_BACKENDS = 16
 DRAIN = 10
 """Seconds that a replica goes on answering after it said that it is not ready: gateways of other sites hear of it
 later than this site's."""
+SLOWLY_DOWN = 600
+"""Seconds of less load before an autoscaler takes replicas away: twice Kubernetes' default."""
 USER = 50000
 """Of the image."""
 
@@ -73,7 +79,8 @@ def compile_site(estate: Estate, site: str) -> dict[str, list[Document]]:
         raise Refused("kubernetes", [f"{site} is not in kubernetes.sites of the estate; add it with its pods"])
     here = estate.services_at(site)
     return {
-        "replicas.yaml": [*_room(declared), *(one for service in here for one in _replicas(estate, service, site))],
+        "replicas.yaml": [*_room(declared), *_looking(estate, declared, site),
+                          *(one for service in here for one in _replicas(estate, service, site))],
         "gateway.yaml": [*_gateway(estate, declared), *(one for service in estate.services for one in _limits(estate,
                          service))],
         "routes.yaml": [compile_route(estate, service, beginning(estate)) for service in estate.services],
@@ -149,6 +156,55 @@ def _room(declared: Kubernetes) -> list[Document]:
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": STEERING},
             "subjects": [{"kind": "ServiceAccount", "name": STEERING, "namespace": space}],
         },
+        *_rights(AUDITING, space, STEERING, [
+            _may(["list"], "", "pods"),
+            _may(["list"], "apps", "deployments"),
+            _may(["list"], "policy", "poddisruptionbudgets"),
+            _may(["list"], "autoscaling", "horizontalpodautoscalers"),
+        ]),
+        *_rights(AUDITING, None, STEERING, [_may(["list"], "", "nodes")], of=space),
+    ]  # fmt: skip
+
+
+def looks_namespace(declared: Kubernetes) -> str:
+    """Where pods look at accelerators: apart from the replicas' Secrets, which whoever may start a pod can read."""
+    return f"{declared.namespace}-looks"
+
+
+def _looking(estate: Estate, declared: Kubernetes, site: str) -> list[Document]:
+    """A namespace for the looks at this site's accelerators, whose pods reach nothing and hold nothing."""
+    if not estate.site_by_name[site].accelerators:
+        return []
+    space = looks_namespace(declared)
+    return [
+        *(one for one in _room(declared.model_copy(update={"namespace": space}))
+          if one["kind"] in ("Namespace", "NetworkPolicy")),
+        _account(LOOKING, space),
+        *_rights(LOOKING, space, LOOKING, [
+            _may(["create", "delete", "get", "list", "patch"], "", "pods"),
+            _may(["get"], "", "pods/log"),
+        ]),
+    ]  # fmt: skip
+
+
+def _may(verbs: Sequence[str], group: str, resource: str) -> Document:
+    return {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
+
+
+def _rights(name: str, space: str | None, account: str, rules: list[Document], *, of: str = "") -> list[Document]:
+    """A Role of ``space``, or a ClusterRole, and what gives it to ``account`` of ``space`` or ``of``."""
+    kind = "Role" if space else "ClusterRole"
+    metadata = {"name": name, "namespace": space} if space else {"name": f"{name}-{of}"}
+    api = "rbac.authorization.k8s.io"
+    return [
+        {"apiVersion": f"{api}/v1", "kind": kind, "metadata": metadata, "rules": rules},
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": f"{kind}Binding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": api, "kind": kind, "name": metadata["name"]},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": space or of}],
+        },
     ]
 
 
@@ -190,7 +246,23 @@ def _replicas(estate: Estate, service: Service, site: str) -> list[Document]:
             },
         ),
         document("networking.k8s.io/v1", "NetworkPolicy", _reach(declared, site, labels)),
-    ]
+        *([document("autoscaling/v2", "HorizontalPodAutoscaler", scaling)] if (scaling := _scaling(service, name))
+          else []),
+    ]  # fmt: skip
+
+
+def _scaling(service: Service, name: str) -> Document | None:
+    """Never below what is declared, and slowly down: the traffic of a lost site comes at once and may come again."""
+    if (autoscale := service.pods.autoscale) is None:
+        return None
+    utilisation = {"type": "Utilization", "averageUtilization": autoscale.cpu}
+    return {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+        "minReplicas": service.pods.replicas,
+        "maxReplicas": autoscale.most,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": utilisation}}],
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": SLOWLY_DOWN}},
+    }
 
 
 def backend(service: Service, site: str) -> str:
@@ -234,7 +306,8 @@ def _deployment(estate: Estate, service: Service, site: str, labels: Mapping[str
         ],
     }
     return {
-        "replicas": pods.replicas,
+        # An autoscaler's number is not to be taken back by the next apply.
+        **({} if pods.autoscale else {"replicas": pods.replicas}),
         "selector": {"matchLabels": dict(labels)},
         # A new one first: fewer than declared would not bear the loss of the other site.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},

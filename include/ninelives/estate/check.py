@@ -503,6 +503,7 @@ def _kubernetes(estate: Estate) -> Iterator[Finding]:
                 "the Gateway API cannot tell a copied request which version is meant; write shadow: 0, or serve "
                 "without kubernetes",
             )
+        yield from ((("services", index, "pods", *loc), why) for loc, why in _room_for_a_loss(service))
         for number, site in enumerate(service.sites):
             if len(name := f"{service.name}-{site}") > MAX_LABEL:
                 yield (
@@ -624,6 +625,30 @@ def _calendar(estate: Estate, drills: DrillPolicy, broken: Collection[str]) -> I
             yield (*loc, "site"), f"{one.scenario} is not about one site; leave site out"
         elif one.site not in service.sites:
             yield (*loc, "site"), f"{service.name} is not at {one.site}; name one of {', '.join(service.sites)}"
+
+
+def _room_for_a_loss(service: Service) -> Iterator[Finding]:
+    """Replicas that could not bear the busiest hour when a site is lost, and scaling that would not do what it says."""
+    pods = service.pods
+    if pods.autoscale and pods.autoscale.most < pods.replicas:
+        yield (
+            ("autoscale", "most"),
+            f"{pods.autoscale.most} is below replicas, {pods.replicas}; allow as many",
+        )
+    if pods.autoscale and pods.accelerators:
+        yield (
+            ("autoscale",),
+            "adds replicas by the load of processors, which says little of an accelerator's; remove it, and scale by "
+            "what waits in the model server's queue, for example with KEDA",
+        )
+    if pods.peak is not None and service.capacity is None:
+        yield ("peak",), "says nothing while nobody knows what a replica answers; declare the service's capacity"
+    if (need := service.needed) is not None and pods.most < need:
+        yield (
+            ("autoscale", "most") if pods.autoscale else ("replicas",),
+            f"{pods.most} at each site answer too little of {pods.peak} requests/s once one is lost: {need} are needed "
+            f"at {service.capacity} requests/s each; allow as many",
+        )
 
 
 def _not_played(estate: Estate, service: Service, site: str | None) -> Iterator[str]:

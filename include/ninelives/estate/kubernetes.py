@@ -58,14 +58,30 @@ Network = Annotated[str, BeforeValidator(_network)]
 Resource = Annotated[str, BeforeValidator(_resource), Field(pattern=f"^{_RESOURCE.pattern}$")]
 
 
+class Autoscale(Declared):
+    """Replicas that come and go with the load, at each site."""
+
+    most: int = Field(ge=2, le=500, description="At each site: what the loss of another site needs there.")
+    cpu: int = Field(default=70, ge=10, le=95, description="Percent of its processors at which replicas are added.")
+
+
 class Pods(Declared):
     """A service's replicas at each of its sites."""
 
     replicas: int = Field(default=2, ge=2, le=100, description="At each site; one alone is gone with its node.")
     cpu: Cpu = Field(default="1", description="Processors of each replica.")
     memory: Memory = Field(default="1Gi", description="Of each replica; more than it asks for it never gets.")
+    autoscale: Autoscale | None = Field(default=None, description="None: as many as replicas says, whatever the load.")
+    peak: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="Requests per second of the whole service at its busiest."
+    )
     accelerators: int = Field(default=0, ge=0, le=16, description="Whole devices of each replica.")
     accelerator: Resource = Field(default="nvidia.com/gpu", description="What the node's device plugin calls one.")
+
+    @property
+    def most(self) -> int:
+        """Replicas that there may be at each site."""
+        return self.autoscale.most if self.autoscale else self.replicas
 
 
 class KubernetesSite(Declared):

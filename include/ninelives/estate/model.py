@@ -290,6 +290,18 @@ class Service(Declared):
     release: ReleasePolicy = ReleasePolicy()
     pods: Pods = Field(default=Pods(), description="Its replicas, where the estate runs on Kubernetes.")
 
+    @property
+    def needed(self) -> int | None:
+        """Replicas at each site for the busiest hour with one site lost; ``None`` where peak or capacity is not known.
+
+        An active-active service divides its requests between the sites that are left; of an active-passive one each
+        site must bear all of them alone.
+        """
+        if self.pods.peak is None or self.capacity is None:
+            return None
+        left = max(1, len(self.sites) - 1) if self.mode is Mode.ACTIVE_ACTIVE else 1
+        return -(-self.pods.peak // (self.capacity * left))
+
 
 class PlannedDrill(Declared):
     """A drill that is due again and again; each run of the drills' schedule takes the one longest overdue."""

@@ -17,6 +17,7 @@ from ninelives.cli import app
 from ninelives.compilers.kubernetes import (
     DECIDED,
     MAX_RULES,
+    STEERING,
     beginning,
     compile_route,
     compile_site,
@@ -27,6 +28,7 @@ from ninelives.compilers.kubernetes import (
 )
 from ninelives.errors import Refused
 from ninelives.estate import Estate, load_estate
+from ninelives.estate.kubernetes import Autoscale
 from ninelives.ports import GatewayState, VersionSplit
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "kubernetes"
@@ -85,9 +87,40 @@ def test_replicas_may_not_share_a_node_nor_ask_for_more_than_declared_nor_act_in
     assert apart["topologyKey"] == "kubernetes.io/hostname"
     assert container["resources"]["limits"] == {"memory": "32Gi", "nvidia.com/gpu": "1"}
     assert pod["automountServiceAccountToken"] is False
-    (role,) = (one for one in replicas if one["kind"] == "Role")
-    verbs = {resource: rule["verbs"] for rule in role["rules"] for resource in rule["resources"]}
-    assert verbs == {"httproutes": ["create", "get", "list", "patch", "watch"], "endpointslices": ["list"]}
+    roles = {one["metadata"]["name"]: one["rules"] for one in replicas if one["kind"] in ("Role", "ClusterRole")}
+    verbs = {name: {resource: rule["verbs"] for rule in rules for resource in rule["resources"]}
+             for name, rules in roles.items()}  # fmt: skip
+    assert verbs.pop(STEERING) == {
+        "httproutes": ["create", "get", "list", "patch", "watch"],
+        "endpointslices": ["list"],
+    }
+    assert {verb for found in verbs.values() for allowed in found.values() for verb in allowed} == {"list"}
+    assert not any("secrets" in found for found in verbs.values())
+
+
+def test_replicas_that_come_with_the_load_have_an_autoscaler_and_their_number_is_its_alone() -> None:
+    pods = LATE.pods.model_copy(update={"autoscale": Autoscale(most=6, cpu=60)})
+    scaled = ESTATE.model_copy(update={"services": (DELAY, LATE.model_copy(update={"pods": pods}))})
+    found = {one["kind"]: one for one in compile_site(scaled, "paris")["replicas.yaml"]
+             if one["metadata"]["name"] == "late-paris"}  # fmt: skip
+    autoscaler = found["HorizontalPodAutoscaler"]
+    assert core_problems(autoscaler) == []
+    assert "replicas" not in found["Deployment"]["spec"], "an apply would take back what the autoscaler has added"
+    assert (autoscaler["spec"]["minReplicas"], autoscaler["spec"]["maxReplicas"]) == (2, 6)
+    assert autoscaler["spec"]["scaleTargetRef"]["name"] == "late-paris"
+    assert "HorizontalPodAutoscaler" not in {one["kind"] for one in documents()}
+
+
+def test_who_starts_pods_that_look_at_accelerators_can_read_no_secret_of_the_replicas() -> None:
+    sites = [{"name": site, "accelerators": [{"name": f"gpu-{site}"}]} for site in SITES]
+    estate = Estate.model_validate(ESTATE.model_dump(mode="json") | {"sites": sites})
+    with_some = compile_site(estate, "paris")["replicas.yaml"]
+    more = [one for one in with_some if one not in compile_site(ESTATE, "paris")["replicas.yaml"]]
+    assert {one["metadata"].get("namespace", one["metadata"]["name"]) for one in more} == {"ninelives-looks"}
+    assert {one["kind"] for one in more} == {"Namespace", "NetworkPolicy", "ServiceAccount", "Role", "RoleBinding"}
+    assert {one["metadata"]["name"]: found for one in more if (found := core_problems(one))} == {}
+    (role,) = (one for one in more if one["kind"] == "Role")
+    assert {resource for rule in role["rules"] for resource in rule["resources"]} == {"pods", "pods/log"}
 
 
 def rules(service: Any, state: GatewayState) -> dict[str, Any]:

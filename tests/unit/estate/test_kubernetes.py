@@ -81,3 +81,20 @@ def test_a_mistake_in_it_has_a_line_and_says_what_to_write(tmp_path: Any) -> Non
     problems = {problem.path: problem for problem in caught.value.problems}
     assert problems["kubernetes.imagee"].line > 0
     assert "did you mean image?" in problems["kubernetes.imagee"].message
+
+
+def test_room_for_a_loss_is_asked_where_the_busiest_hour_is_known() -> None:
+    """``late-arrival`` is at two sites at once, ``arrival-delay`` at one of two."""
+
+    def wrong(service: int, capacity: int | None, **pods: Any) -> dict[str, str]:
+        changes = [(f"services.{service}.pods", pods), (f"services.{service}.capacity", capacity)]
+        return dict(check_references(changed(declared(), *WITHOUT_COPIES, *(one for one in changes if one[1]))))
+
+    assert wrong(1, 10, peak=20, replicas=2) == {}
+    assert "3 are needed at 10 requests/s each" in wrong(1, 10, peak=21, replicas=2)["services[1].pods.replicas"]
+    assert "5 are needed" in wrong(0, 10, peak=50, autoscale={"most": 4})["services[0].pods.autoscale.most"]
+    assert wrong(0, 10, peak=50, autoscale={"most": 5}) == {}
+    assert "declare the service's capacity" in wrong(0, None, peak=50)["services[0].pods.peak"]
+    assert "is below replicas" in wrong(0, 10, replicas=5, autoscale={"most": 4})["services[0].pods.autoscale.most"]
+    on_devices = wrong(0, 10, accelerators=1, autoscale={"most": 4})
+    assert "says little of an accelerator's" in on_devices["services[0].pods.autoscale"]
