@@ -58,6 +58,8 @@ def learn(model: Model, source: Lines, as_json: AsJson = False) -> None:
 
     updates = []
     for number, line in enumerate(_lines(source), start=1):
+        if not line.strip():
+            continue
         try:
             updates.append(Update.model_validate_json(line))
         except ValidationError as error:
@@ -110,18 +112,22 @@ def replay(
     to: Annotated[str, typer.Option("--to", metavar="VERSION", help="Into this version, and change nothing.")] = "",
     held: Annotated[Path | None, typer.Option("--held", exists=True, dir_okay=False, help="As for `switch`.")] = None,
     tolerance: Tolerance = 0.0,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="First make the kept state anew where it is missing or damaged.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn every update again, from the first one on and through every switch: is it the state that answers?
 
-    With --to: what `switch` would prove. Exit 3 where the state is another one, or an answer differs.
+    With --to: what `switch` would prove. Exit 3 where the state is another one, or an answer differs. --mend takes
+    nothing but the very bytes that the damaged state had.
     """
     from ninelives.state.arrays import digest_of
 
     if bool(to) != (held is not None):
         raise typer.BadParameter("--to and --held go together")
     stateful = _model(model)
-    document: dict[str, Any] = {"model": model, "reasons": []}
+    document: dict[str, Any] = {"model": model, "mended": mend and stateful.mend(), "reasons": []}
     if held is not None:
         try:
             new, proof = stateful.rehearse(to, _rows(held), tolerance)
@@ -195,17 +201,28 @@ def _model(name: str) -> StatefulModel:
     from ninelives.adapters.river_model import RiverLinear
     from ninelives.state.model import StatefulModel
 
+    if Path(name).name != name:
+        raise typer.BadParameter(f"{name!r} is no name of a model: small letters, digits and hyphens only")
     return StatefulModel(Home.from_environment().state / name, RiverLinear)
 
 
 def _lines(source: Path) -> list[str]:
-    text = typer.get_text_stream("stdin").read() if str(source) == "-" else source.read_text()
-    return [line for line in text.splitlines() if line.strip()]
+    """Blank ones included, so that a line has the number that an editor gives it."""
+    try:
+        data = typer.get_binary_stream("stdin").read() if str(source) == "-" else source.read_bytes()
+        # Not splitlines: a text may hold one of the other characters that it ends a line at.
+        return data.decode().split("\n")
+    except (OSError, UnicodeError) as error:
+        raise Refused(
+            f"read {source}", [f"{error}; it must be readable, and JSON in UTF-8, one object a line"]
+        ) from error
 
 
 def _rows(source: Path) -> list[Features]:
     rows = []
     for number, line in enumerate(_lines(source), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             if not isinstance(row, dict):

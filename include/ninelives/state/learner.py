@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, Self
@@ -14,6 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ninelives.errors import Corrupted, Refused
 from ninelives.ports import Features
 from ninelives.state.arrays import Labelled, State
+
+LARGEST = 1e100
+"""Of a number, either way. Its square and the sum of 1e100 such squares are finite (float64 ends at 1.8e308), so that
+no mean, variance or product overflows; a step of Adam is bounded by the learning rate whatever the numbers are."""
+A_NUMBER = f"a number between -{LARGEST:g} and {LARGEST:g}"
 
 Feature = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
@@ -61,13 +65,13 @@ class Spec(BaseModel):
             if name in self.texts and not isinstance(value, str):
                 return f"{name} must be a text, it is {value!r}"
             if name in self.numbers and not is_number(value):
-                return f"{name} must be a finite number, it is {value!r}"
+                return f"{name} must be {A_NUMBER}, it is {value!r}"
         return None
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it can be learnt: the log never forgets, so that one number too large would end the model for good."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def read_spec(path: Path) -> Spec:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ninelives.errors import Corrupted, Refused, Unavailable
-from ninelives.files import append_lines
-from ninelives.state.learner import is_number
+from ninelives.files import append_lines, sync_folder
+from ninelives.state.learner import A_NUMBER, is_number
 
 GENESIS = "0" * 64
 """``previous`` of the first update, and the hash of an empty log."""
+_LINE = re.compile(rb'\{"hash":"(?P<hash>[0-9a-f]{64})",(?P<hashed>.*)', re.DOTALL)
+"""RFC 8785 writes names in order, so that ``hash`` comes first."""
 
 
 class Update(BaseModel):
@@ -62,8 +65,10 @@ class UpdateLog:
         self.path = path
         self._forget()
 
-    def read(self) -> list[Entry]:
+    def read(self) -> Sequence[Entry]:
         """All that counts, oldest first; what this object has read before is not read again.
+
+        Whoever means to rely on an entry calls ``sync`` first: a killed writer has not fsynced its last ones.
 
         :raises Corrupted: a line is not what was written, or not where it was written
         """
@@ -85,7 +90,7 @@ class UpdateLog:
             self._entries.append(entry)
             self._by_key[entry.update.key] = entry.update
             self._read_to += len(line) + 1
-        return list(self._entries)
+        return self._entries
 
     def _forget(self) -> None:
         self._entries: list[Entry] = []
@@ -101,54 +106,72 @@ class UpdateLog:
         :raises Unavailable: the disk refuses
         """
         entries = self.read()
-        known = dict(self._by_key)
         seq, previous = len(entries), entries[-1].hash if entries else GENESIS
-        lines, reasons = [], []
+        lines, fresh, reasons = list[bytes](), dict[str, Update](), list[str]()
         for update in updates:
             text = _canonical(update)
-            if update.key in known:
-                if _canonical(known[update.key]) != text:
+            if known := self._by_key.get(update.key) or fresh.get(update.key):
+                if known != update:
                     reasons.append(f"the key {update.key!r} is there with other contents; a key is one update")
                 continue
-            known[update.key] = update
+            fresh[update.key] = update
             seq += 1
-            line: dict[str, Any] = {"previous": previous, "seq": seq, "update": update.model_dump()}
-            previous = _hash(line)
-            lines.append(rfc8785.dumps({**line, "hash": previous}) + b"\n")
+            hashed = b'"previous":"%s","seq":%d,"update":%s}' % (previous.encode(), seq, text)
+            previous = _hash(hashed)
+            lines.append(b'{"hash":"%s",%s\n' % (previous.encode(), hashed))
         if reasons:
-            raise Refused("learn", reasons)
+            raise Refused("learn", reasons[:10])
         try:
             if lines:
                 append_lines(self.path, b"".join(lines))
+            if len(lines) < len(updates):
+                self.sync()
         except OSError as error:
             raise Unavailable(f"{self.path} cannot be written: {error.strerror}; nothing was learnt") from error
         return Appended(new=len(lines), repeated=len(updates) - len(lines))
 
+    def sync(self) -> None:
+        """Make all that can be read survive a power cut, the lines of a writer that was killed before its fsync too.
+
+        :raises OSError: the disk refuses
+        """
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+            sync_folder(self.path.parent)
+
     def _entry(self, line: bytes, number: int) -> Entry:
         try:
-            document = json.loads(line)
-            told = document.pop("hash")
-            if rfc8785.dumps({**document, "hash": told}) != line or _hash(document) != told:
+            parts = _LINE.fullmatch(line)
+            if parts is None or _hash(parts["hashed"]) != parts["hash"].decode():
                 raise ValueError("its hash is of something else")
+            document = json.loads(line, parse_int=_whole)
             if document["seq"] != number:
                 raise ValueError(f"it was written as line {document['seq']}")
-            return Entry(number, Update.model_validate(document["update"]), document["previous"], told)
+            return Entry(number, Update.model_validate(document["update"]), document["previous"], document["hash"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise Corrupted(f"{self.path}:{number}: not what was written ({what}); restore the log") from error
 
 
 def _canonical(update: Update) -> bytes:
-    """RFC 8785; raises ``Refused`` for what JSON has no exact form of."""
+    """RFC 8785; raises ``Refused`` for what has no exact form in JSON, or is too large to be learnt."""
     bad = [name for name, value in update.features.items() if not isinstance(value, str) and not is_number(value)]
     bad += [] if is_number(update.target) else ["target"]
     if bad:
-        raise Refused("learn", [f"{update.key!r}: {', '.join(bad)} must be finite, and no truth value"])
+        raise Refused("learn", [f"{update.key!r}: {', '.join(bad)} must be {A_NUMBER}"])
     try:
         return rfc8785.dumps(update.model_dump())
     except (ValueError, UnicodeError) as error:
         raise Refused("learn", [f"{update.key!r} has no exact form in JSON: {error}"]) from error
 
 
-def _hash(line: dict[str, Any]) -> str:
-    return hashlib.sha256(rfc8785.dumps(line)).hexdigest()
+def _whole(digits: str) -> int | float:
+    """RFC 8785 writes a float beyond 2**53 with the digits of an integer, and has no such integers."""
+    value = int(digits)
+    return value if abs(value) < 2**53 else float(digits)
+
+
+def _hash(hashed: bytes) -> str:
+    """Of a line as RFC 8785 writes it without its hash."""
+    return hashlib.sha256(b"{" + hashed).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.evidence.chain import canonical_json
-from ninelives.files import write_atomically
+from ninelives.files import sync_folder, write_atomically
 from ninelives.ports import Features, Ledger, Record
 from ninelives.releases.golden import answers_match
 from ninelives.state.arrays import State, digest_of
@@ -128,6 +127,7 @@ class StatefulModel:
         path = self._spec_file(version)
         data = spec.model_dump_json(indent=1).encode()
         self.folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(self.folder.parent)
         with self._alone():
             known = path.read_bytes() if path.exists() else None
             if known is not None and parse_spec(known) != spec:
@@ -143,19 +143,27 @@ class StatefulModel:
     def learn(self, updates: Sequence[Update]) -> Appended:
         """Take updates in; on return they survive a power cut, and every later answer has learnt them.
 
-        :raises Refused: an update lacks what the version that answers takes, or its key is there with other contents;
-            nothing is taken in then
+        :raises Refused: an update lacks what the version that answers takes, the version before could not learn it
+            on the way back, or its key is there with other contents; nothing is taken in then
+        :raises Corrupted: the log is not the one that the state has learnt
         """
         with self._alone():
             pointer = self.pointer()
-            spec = self.spec(pointer.version)
-            if problems := [f"{one.key!r}: {why}" for one in updates if (why := spec.check(one.features))]:
+            self._check_position(pointer, self.log.read())
+            now = self.spec(pointer.version)
+            before = [self.spec(one.version) for one in pointer.history[-2:-1]]
+            problems = [
+                f"{one.key!r}: {why}"
+                for one in updates
+                for why in (now.check(one.features), *(spec.check(one.features, whole=False) for spec in before))
+                if why
+            ]
+            if problems:
                 raise Refused("learn", problems[:10])
             appended = self.log.append(updates)
             entries = self.log.read()
             if len(entries) - pointer.seq >= CHECKPOINT_EVERY:
-                now = self._brought_on(pointer, entries)
-                self._write(pointer.model_copy(update=self._kept(now)))
+                self._write(pointer.model_copy(update=self._kept(self._brought_on(pointer, entries))))
             return appended
 
     # --- looking -------------------------------------------------------------------------------------------------
@@ -164,7 +172,10 @@ class StatefulModel:
         """Raises ``Refused`` where there is no such model yet, ``Corrupted`` where the file is damaged."""
         found = self._read_pointer()
         if found is None:
-            raise Refused(f"use {self.name}", ["there is no such stateful model here; add its first version"])
+            what = (
+                f"{self.folder} has no such model; add its first version: ninelives state add {self.name} --version 1"
+            )
+            raise Refused(f"use {self.name}", [f"{what} --spec FILE"])
         return found
 
     def spec(self, version: str) -> Spec:
@@ -179,6 +190,7 @@ class StatefulModel:
         """The version that answers, with all that is in the log."""
         with self._alone():
             pointer, entries = self.pointer(), self.log.read()
+            self._check_position(pointer, entries)
             learner = self._opened(pointer)
         return _taught(pointer.version, learner, entries, pointer.seq)
 
@@ -188,6 +200,27 @@ class StatefulModel:
             pointer, entries = self.pointer(), self.log.read()
             self._check_position(pointer, entries)
         return self._stretch(pointer.history, len(pointer.history) - 1, entries, len(entries))
+
+    def mend(self) -> bool:
+        """Make the kept state anew from the log where it is missing or damaged; ``False`` where it is whole.
+
+        :raises Corrupted: the log makes another state than the one that ``current.json`` names
+        """
+        with self._alone():
+            pointer, entries = self.pointer(), self.log.read()
+            self._check_position(pointer, entries)
+            path = self._state_file(pointer.state)
+            if path.exists() and digest_of(path.read_bytes()) == pointer.state:
+                return False
+            data = self._stretch(pointer.history, len(pointer.history) - 1, entries, pointer.seq).state
+            if digest_of(data) != pointer.state:
+                raise Corrupted(
+                    f"{self.log.path} makes another state after update {pointer.seq} than {self._current} names: "
+                    "restore the folder, or install the versions of Python packages that learnt it"
+                )
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, data)
+            return True
 
     # --- handing over --------------------------------------------------------------------------------------------
 
@@ -209,9 +242,11 @@ class StatefulModel:
         spec = self.spec(version)
         with self._alone():
             pointer, entries = self._witnessed(ledger), self.log.read()
+            if pointer.version == version and pointer.generation == 1:
+                raise Refused(f"switch {self.name} to version {version}", ["it is the first one, and answers already"])
             if pointer.version != version:
                 old = self._brought_on(pointer, entries)
-                self._sync()
+                self.log.sync()
                 new, proof = self._handed_over(old, spec, version, held, tolerance)
                 history = (*pointer.history, Stretch(version=version, since=new.position.seq))
                 pointer = self._point(new, history, old, proof, by)
@@ -229,7 +264,7 @@ class StatefulModel:
                 if index < 0:
                     raise Refused(f"switch {self.name} back", [f"version {pointer.version} is its first one"])
                 self._check_position(pointer, entries)
-                self._sync()
+                self.log.sync()
                 before = pointer.history[index]
                 learnt = self._stretch(pointer.history, index, entries, len(entries))
                 stretch = Stretch(version=before.version, since=len(entries), back_to=index)
@@ -281,16 +316,21 @@ class StatefulModel:
 
     def _stretch(self, history: Sequence[Stretch], index: int, entries: Sequence[Entry], end: int) -> Learnt:
         """The version of a stretch after update ``end``, from the first update on."""
-        stretch = history[index]
-        spec = self.spec(stretch.version)
-        if stretch.back_to is not None:
-            return self._stretch(history, stretch.back_to, entries, end)
-        if index == 0:
-            learner = self._build(spec, None)
-        else:
-            before = self._stretch(history, index - 1, entries, stretch.since)
-            learner = self._build(spec, migrate(before.learner.export(), self.spec(before.version), spec))
-        return _taught(stretch.version, learner, entries[:end], stretch.since)
+        path = list[tuple[Stretch, int]]()  # from the last one back to the first: one came after the other's end
+        while index >= 0:
+            stretch = history[index]
+            if stretch.back_to is not None:
+                index = stretch.back_to
+                continue
+            path.append((stretch, end))
+            index, end = index - 1, stretch.since
+        learnt: Learnt | None = None
+        for stretch, end in reversed(path):
+            spec = self.spec(stretch.version)
+            state = migrate(learnt.learner.export(), self.spec(learnt.version), spec) if learnt else None
+            learnt = _taught(stretch.version, self._build(spec, state), entries[:end], stretch.since)
+        assert learnt is not None  # noqa: S101
+        return learnt
 
     def _brought_on(self, pointer: Pointer, entries: Sequence[Entry]) -> Learnt:
         self._check_position(pointer, entries)
@@ -303,7 +343,10 @@ class StatefulModel:
         except FileNotFoundError:
             data = b""
         if digest_of(data) != pointer.state:
-            raise Corrupted(f"{path} is not the state that {self._current} names; restore it or export it elsewhere")
+            raise Corrupted(
+                f"{path} is not the state that {self._current} names; the log has it: "
+                f"`ninelives state replay {self.name} --mend` makes it anew"
+            )
         return self._build(self.spec(pointer.version), State.decode(data))
 
     def _check_position(self, pointer: Pointer, entries: Sequence[Entry]) -> None:
@@ -372,12 +415,6 @@ class StatefulModel:
             if path != self._state_file(pointer.state):
                 path.unlink(missing_ok=True)
 
-    def _sync(self) -> None:
-        """No pointer may have seen an update that a power cut takes away: a killed writer has not fsynced its last."""
-        if self.log.path.exists():
-            with self.log.path.open("rb") as file:
-                os.fsync(file.fileno())
-
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """The kernel drops the lock of a process that is killed."""
@@ -393,7 +430,9 @@ class StatefulModel:
             try:
                 yield
             except OSError as error:
-                raise Unavailable(f"{self.folder}: {error.strerror}; it is as it was before") from error
+                raise Unavailable(
+                    f"{self.folder}: {error.strerror}; what counts is whole, and the same command again goes on from it"
+                ) from error
 
 
 def evidence_key(pointer: Pointer) -> str:
@@ -417,9 +456,10 @@ def switch_facts(pointer: Pointer) -> dict[str, Any]:
 
 
 def _taught(version: str, learner: Learner, entries: Sequence[Entry], after: int) -> Learnt:
-    for entry in entries[after:]:
+    new = entries[after:]  # once: whoever appends meanwhile lengthens the log's own list
+    for entry in new:
         learner.learn(entry.update.features, entry.update.target)
-    last = entries[-1] if entries else None
+    last = new[-1] if new else entries[after - 1] if after else None
     return Learnt(version, learner, Position(last.seq, last.hash) if last else Position())
 
 

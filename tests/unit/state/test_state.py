@@ -109,7 +109,7 @@ def test_a_repeated_key_is_applied_once_and_never_with_other_contents(tmp_path: 
     ("bad", "reason"),
     [
         (Update(key="x", features={"hour": 1, "carrier": "A"}, target=1), "distance is missing"),
-        (Update(key="x", features={"hour": "1", "distance": 1, "carrier": "A"}, target=1), "hour must be a finite"),
+        (Update(key="x", features={"hour": "1", "distance": 1, "carrier": "A"}, target=1), "hour must be a number"),
         (Update(key="x", features={"hour": 1, "distance": 1, "carrier": "A"}, target=float("nan")), "target must be"),
         (Update(key="x", features={"hour": 2**60, "distance": 1, "carrier": "A"}, target=1), "no exact form"),
     ],
