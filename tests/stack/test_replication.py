@@ -14,8 +14,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import botocore.session
 import psutil
 import pytest
+from botocore.config import Config
 from support.processes import wait_until
 from support.sites import KEY, SECRET, Site, run
 from unit.versions.estates import as_dvc
@@ -232,6 +234,26 @@ def test_the_digests_of_a_killed_copy_are_removed_by_the_next_one_and_those_of_a
     finally:
         os.close(in_use)
     assert [path.name for path in tmp_path.glob("ninelives-hashes-*")] == [running.name]
+
+
+def test_a_listing_says_what_botocore_reads_in_it(paris: Site) -> None:
+    paris.fill(1001, 1)  # a page is 1,000
+    paris.start()
+    for key in ("flights/a b+c%20&amp;<d>", "flights/ é", "flights/]]>"):
+        paris.store.put("data", key, key.encode())
+    client = botocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=paris.connection.extra["endpoint_url"],
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket="data", Prefix="flights/")
+    wanted = [(one["Key"], one["Size"], one["LastModified"]) for page in pages for one in page["Contents"]]
+    assert len(wanted) == 1004
+    assert [(o.key, o.size, o.modified) for o in paris.store.list("data", "flights/")] == wanted
+    assert list(paris.store.list("data", "none/")) == []
 
 
 def test_rclone_settings_of_the_user_do_not_leak_in(paris: Site, dublin: Site, monkeypatch: pytest.MonkeyPatch) -> None:

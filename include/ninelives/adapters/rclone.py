@@ -43,9 +43,9 @@ _HOPELESS_AFTER = 10.0
 LISTED_FROM = 256
 """Keys from which listing their common folder costs less than asking for each: a page of a listing shows 1,000."""
 
-MEMORY = {"GOMEMLIMIT": "144MiB", "GOGC": "400"}
+MEMORY = {"GOMEMLIMIT": "128MiB", "GOGC": "200"}
 """What the engine's own heap aims for, so that copy and proof stay below 250 MB. As long as it is far below, a
-collection of garbage waits until the heap has grown fivefold: by default they take a tenth of the time."""
+collection of garbage waits until the heap has grown threefold: by default they take a tenth of the time."""
 
 _MEMORY_ROOM = Path("/dev/shm")  # noqa: S108 - what is made there is this user's alone
 

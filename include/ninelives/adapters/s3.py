@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
+from xml.etree import ElementTree
 
 from ninelives.errors import Unavailable
 from ninelives.ports import Connection, ObjectInfo
@@ -48,6 +49,32 @@ def _instant(text: Any) -> datetime:
     except (TypeError, ValueError):  # the date of a header
         found: datetime = parse_timestamp(text)
         return found
+
+
+def _read_page(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """The objects of one page of a listing, as far as ``list`` needs them; the rest of the page is left to botocore.
+
+    Its own parser walks the model of the answer for each field of each object: 45 µs an object, here 5.
+    """
+    if response_dict["status_code"] != 200:
+        return
+    try:
+        page = ElementTree.fromstring(response_dict["body"])  # noqa: S314 - as botocore itself reads it
+    except ElementTree.ParseError:
+        return  # botocore says what is wrong with it
+    space = page.tag[: page.tag.find("}") + 1]
+    found = page.findall(f"{space}Contents")
+    for one in found:
+        page.remove(one)
+    customized_response_dict["Contents"] = [
+        {
+            "Key": one.findtext(f"{space}Key", ""),
+            "Size": int(one.findtext(f"{space}Size", "")),
+            "LastModified": _instant(one.findtext(f"{space}LastModified", "")),
+        }
+        for one in found
+    ]
+    response_dict["body"] = ElementTree.tostring(page)
 
 
 class S3ObjectStore:
@@ -198,7 +225,7 @@ class S3ObjectStore:
                 # Imported and built on first use: DAG parsing and the command line only hold the object.
                 from botocore.config import Config
 
-                self._clients[settings] = _session().client(
+                self._clients[settings] = client = _session().client(
                     "s3",
                     endpoint_url=self._endpoint_url,
                     aws_access_key_id=self._keys[0],
@@ -215,6 +242,7 @@ class S3ObjectStore:
                         proxies={} if self._endpoint_url else None,
                     ),
                 )
+                client.meta.events.register_first("before-parse.s3.ListObjectsV2", _read_page)
             return self._clients[settings]
 
     @contextmanager
