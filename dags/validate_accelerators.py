@@ -6,7 +6,8 @@ Look at the accelerators of every machine that the estate names, each on that ma
 - **Runs** every twenty minutes where the estate declares such machines, because a promotion relies on no look that is
   older than an hour; or by hand.
 - **Needs** on each machine a worker that listens to the queue called like the machine, and to no other. Where nothing
-  listens, the task stays queued and the evidence grows old, which blocks.
+  listens, the task stays queued and the evidence grows old, which blocks. Where the estate runs on Kubernetes, a pod on
+  the machine's node looks instead.
 - **Looks** at driver, recovery action, memory errors, XIDs, temperature, links, other processes and free memory, and
   whether each model of the site fits.
 - **Drains** the machine's replicas where it has read a fault, unless no other could answer, and gives them back when
@@ -18,7 +19,7 @@ Look at the accelerators of every machine that the estate names, each on that ma
 from airflow.sdk import DAG
 
 from ninelives_airflow.defaults import DEFAULT_ARGS, Tag, accelerator_hosts, calendar
-from ninelives_airflow.operators.accelerator import JudgeAcceleratorsOperator, ValidateAcceleratorOperator
+from ninelives_airflow.operators.accelerator import JudgeAcceleratorsOperator, validation
 
 hosts = accelerator_hosts()
 
@@ -33,4 +34,4 @@ with DAG(
 ):
     judge_accelerators = JudgeAcceleratorsOperator(task_id="judge_accelerators")
     for site, host in hosts:  # not mapped: Airflow maps arguments, and a task's queue is none
-        ValidateAcceleratorOperator(task_id=f"validate_{host}", site=site, host=host) >> judge_accelerators
+        validation(site, host) >> judge_accelerators

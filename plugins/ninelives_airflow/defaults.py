@@ -77,6 +77,12 @@ def accelerator_hosts() -> list[tuple[str, str]]:
     return [(site.name, host.name) for site in estate.sites for host in site.accelerators] if estate else []
 
 
+def accelerators_in_pods() -> bool:
+    """Whether machines are looked at by a pod on their node, because the estate runs on Kubernetes."""
+    estate = declared()
+    return bool(estate and estate.kubernetes)
+
+
 def replication_interval() -> timedelta:
     """A third of the shortest RPO: two runs may fail before a promise is broken. Daily where nothing is declared."""
     estate = declared()

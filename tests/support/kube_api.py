@@ -3,8 +3,10 @@
 It speaks the REST of HTTPRoutes and EndpointSlices that steering uses: server-side apply (whole objects, one manager,
 lists replaced as a whole), versions of objects and 409, generations, watches, 404, 422 by the published schemas, 401,
 and 403 by the rules of a Role. A thread plays the gateway's controller and writes the routes' status. Of nodes, pods,
-Deployments, disruption budgets and autoscalers it lists, in pages, what the test gave it. It was never compared with a
-real API server: it has no admission, defaults, rules in CEL or shared ownership of fields.
+Deployments, disruption budgets and autoscalers it lists, in pages, what the test gave it. Pods that are created in
+``ninelives-looks`` are run: on the machine that their node selector names, as a process of this one with the machine's
+environment, after the rules of the restricted Pod Security Standard. It was never compared with a real API server: it
+has no other admission, defaults, rules in CEL or shared ownership of fields, and no container, scheduler or kubelet.
 Its first line on standard output is its port; ``POST /stand-in`` changes what it does.
 """
 
@@ -23,10 +25,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from support.manifests import problems
+from support.manifests import core_problems, problems
 
 ROUTES = "/apis/gateway.networking.k8s.io/v1/namespaces/ninelives/httproutes"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/ninelives/endpointslices"
+PODS = "/api/v1/namespaces/ninelives-looks/pods"
 LISTS = {
     "/api/v1/nodes": ("", "nodes"),
     "/api/v1/namespaces/ninelives/pods": ("", "pods"),
@@ -45,6 +48,9 @@ class Cluster:
         self.version = 0
         self.routes: dict[str, dict[str, Any]] = {}
         self.events: list[tuple[int, str, dict[str, Any]]] = []
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.made: list[dict[str, Any]] = []
+        self.logs: dict[str, str] = {}
         self.settings: dict[str, Any] = {
             "roles": {},
             "slices": {},
@@ -52,6 +58,7 @@ class Cluster:
             "fails": None,
             "deaf": False,
             "lists": {},
+            "machines": {},
         }
 
     def apply(self, name: str, wanted: dict[str, Any]) -> tuple[int, Any]:
@@ -90,6 +97,42 @@ class Cluster:
                     route["status"] = {"parents": [{**parent, "conditions": [accepted | more, resolved | more]}]}
                     self._store(name, route, "MODIFIED")
 
+    def start(self, pod: dict[str, Any]) -> tuple[int, Any]:
+        """Create a pod, and run it on its machine if there is one of that name."""
+        if found := core_problems(pod):
+            return 422, _status(422, "Invalid", "; ".join(found))
+        if found := unrestricted(pod):
+            return 403, _status(403, "Forbidden", f'violates PodSecurity "restricted": {", ".join(found)}')
+        name = pod["metadata"]["name"]
+        with self.changed:
+            self.made.append(copy.deepcopy(pod))
+            self.version += 1
+            pod["metadata"] |= {"uid": f"uid-{name}", "resourceVersion": str(self.version)}
+            node = pod["spec"].get("nodeSelector", {}).get("kubernetes.io/hostname")
+            bound = {"type": "PodScheduled", "status": str(node in self.settings["machines"])}
+            pod["status"] = {"phase": "Pending", "conditions": [bound]}
+            self.pods[name] = pod
+            if node in self.settings["machines"]:
+                machine = self.settings["machines"][node]
+                threading.Thread(target=self.run, args=(name, machine), daemon=True).start()
+            return 201, copy.deepcopy(pod)
+
+    def run(self, name: str, machine: dict[str, str]) -> None:
+        """What a kubelet does, without the container: the image's Python is this one."""
+        (container,) = self.pods[name]["spec"]["containers"]
+        command = [*container["command"], *container.get("args", ())]
+        assert command[0] == "python", command
+        own = {one["name"]: one["value"] for one in container.get("env", ())}
+        done = subprocess.run([sys.executable, *command[1:]], env={**machine, **own}, capture_output=True, text=True)
+        ended = {"exitCode": done.returncode, "reason": "Error" if done.returncode else "Completed"}
+        with self.changed:
+            self.logs[name] = done.stdout + done.stderr
+            self.pods[name]["status"] = {
+                "phase": "Failed" if done.returncode else "Succeeded",
+                "containerStatuses": [{"name": container["name"], "image": container["image"], "imageID": "",
+                                       "ready": False, "restartCount": 0, "state": {"terminated": ended}}],
+            }  # fmt: skip
+
     def beyond(self, position: int) -> bool:
         return len(self.events) > position
 
@@ -106,6 +149,38 @@ class Cluster:
         self.routes[name] = route
         self.events.append((self.version, event, copy.deepcopy(route)))
         self.changed.notify_all()
+
+
+def unrestricted(pod: dict[str, Any]) -> list[str]:
+    """What of the pod the restricted Pod Security Standard forbids, as far as it is looked at here."""
+    spec, found = pod["spec"], []
+    own = spec.get("securityContext", {})
+    found += [one for one in ("hostNetwork", "hostPID", "hostIPC") if spec.get(one)]
+    found += [one["name"] for one in spec.get("volumes", ()) if "hostPath" in one]
+    found += [] if own.get("runAsNonRoot") else ["runAsNonRoot"]
+    found += [] if own.get("seccompProfile", {}).get("type") == "RuntimeDefault" else ["seccompProfile"]
+    for container in spec["containers"]:
+        more = container.get("securityContext", {})
+        found += ["privileged"] if more.get("privileged") else []
+        found += [] if more.get("allowPrivilegeEscalation") is False else ["allowPrivilegeEscalation"]
+        found += [] if more.get("capabilities", {}).get("drop") == ["ALL"] else ["capabilities"]
+    return found
+
+
+def matches(labels: dict[str, str], selector: str) -> bool:
+    """Of a selector's ``a=b``, ``a!=b`` and ``!a``."""
+    for one in filter(None, selector.split(",")):
+        if one.startswith("!"):
+            held = one[1:] not in labels
+        elif "!=" in one:
+            name, _, value = one.partition("!=")
+            held = labels.get(name) != value
+        else:
+            name, _, value = one.partition("=")
+            held = labels.get(name) == value
+        if not held:
+            return False
+    return True
 
 
 def _status(code: int, reason: str, message: str) -> dict[str, Any]:
@@ -146,6 +221,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.startswith(PODS):
+            if self._may("create", "", "pods"):
+                self._answer(*self.cluster.start(body))
+            return
         with self.cluster.changed:
             self.cluster.settings |= body
             self.cluster.changed.notify_all()
@@ -154,6 +233,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_PATCH(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         url = urlsplit(self.path)
+        if url.path.startswith(PODS):
+            if self._may("patch", "", "pods"):
+                self._answer(200, self._pod(url.path, body["metadata"]["labels"]))
+            return None
         name = url.path.removeprefix(f"{ROUTES}/")
         if self.headers["Content-Type"] != "application/apply-patch+yaml" or "fieldManager" not in parse_qs(url.query):
             return self._answer(415, _status(415, "UnsupportedMediaType", "only server-side apply, with fieldManager"))
@@ -163,9 +246,45 @@ class Handler(BaseHTTPRequestHandler):
             return None
         return self._answer(*self.cluster.apply(name, body))
 
+    def do_DELETE(self) -> None:
+        if self._may("delete", "", "pods"):
+            self._answer(200, self._pod(urlsplit(self.path).path))
+            self.cluster.pods.pop(self.path.rsplit("/", 1)[1], None)
+
+    def _pod(self, path: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
+        """By its path, with more ``labels``."""
+        with self.cluster.changed:
+            pod = self.cluster.pods[path.rsplit("/", 1)[1]]
+            pod["metadata"]["labels"] |= labels or {}
+            return copy.deepcopy(pod)
+
+    def _pods(self, path: str, query: dict[str, str]) -> None:
+        name, _, part = path.removeprefix(PODS).strip("/").partition("/")
+        if not self._may("get" if name else "list", "", "pods/log" if part else "pods"):
+            return
+        with self.cluster.changed:
+            known, log = copy.deepcopy(self.cluster.pods), self.cluster.logs.get(name, "")
+        if not name:
+            items = [one for one in known.values() if matches(one["metadata"]["labels"], query["labelSelector"])]
+            self._answer(200, {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
+        elif name not in known:
+            self._answer(404, _status(404, "NotFound", f'pods "{name}" not found'))
+        elif part:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(log.encode())))
+            self.end_headers()
+            self.wfile.write(log.encode())
+        else:
+            self._answer(200, known[name])
+
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        if url.path == "/stand-in":
+            return self._answer(200, {"made": self.cluster.made, "left": sorted(self.cluster.pods)})
+        if url.path.startswith(PODS):
+            return self._pods(url.path, query)
         if url.path == SLICES:
             if self._may("list", "discovery.k8s.io", "endpointslices"):
                 self._answer(200, {"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": {},
@@ -247,6 +366,13 @@ class StandIn:
         import httpx
 
         httpx.post(f"http://127.0.0.1:{self.port}/stand-in", json=settings).raise_for_status()
+
+    def pods(self) -> dict[str, Any]:
+        """Every pod that was ``made``, as it was asked for, and the names of those that are ``left``."""
+        import httpx
+
+        found: dict[str, Any] = httpx.get(f"http://127.0.0.1:{self.port}/stand-in").raise_for_status().json()
+        return found
 
     def kill(self) -> None:
         assert self._process is not None, "another process started it"

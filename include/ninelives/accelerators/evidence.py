@@ -62,9 +62,15 @@ def seen(systems: Systems, site: str, host: str) -> tuple[str, Look]:
     return probe.kind, probe.look()
 
 
-def record(systems: Systems, site: str, host: str, found: tuple[str, Look], *, run: str = "") -> Record:
-    """Leave in the ledger what a look at the machine comes to."""
-    facts = {**judged(systems.estate, site, host, found), **({"run": run} if run else {})}
+def record(
+    systems: Systems, site: str, host: str, found: tuple[str, Look], *, run: str = "", machine: str = ""
+) -> Record:
+    """Leave in the ledger what a look at the machine comes to.
+
+    :param machine: where it was taken; by default here
+    """
+    facts = {"machine": machine or platform.node(), **judged(systems.estate, site, host, found)}
+    facts |= {"run": run} if run else {}
     return systems.ledger().append(KIND, subject(site, host), facts)
 
 
@@ -77,7 +83,6 @@ def judged(estate: Estate, site: str, host: str, found: tuple[str, Look]) -> dic
     return {
         "kind": kind,
         "policy": policy.model_dump(mode="json"),
-        "machine": platform.node(),
         "allowed": health.allowed,
         "reasons": list(health.reasons),
         "blocked": any(one.state is State.BLOCK for one in health.findings),

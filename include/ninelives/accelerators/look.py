@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from ninelives.ports import Device, Look, Unread, Xid
+
+LINE = "ninelives-look"
 
 
 def to_document(look: Look) -> dict[str, Any]:
@@ -27,6 +30,19 @@ def from_document(document: Any) -> Look:
         return Look(devices, _read(document["readings"]), _said(document["absent"]), _said(document["broken"]))
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"no look at accelerators: {error!r}") from error
+
+
+def as_line(look: Look) -> str:
+    """One line, which ``from_log`` finds among others."""
+    return json.dumps({LINE: to_document(look)})
+
+
+def from_log(text: str) -> Look:
+    """The one look that a log has; raises ``ValueError`` where there is none, or more than one."""
+    found = [line for line in text.splitlines() if line.startswith(f'{{"{LINE}": ')]
+    if len(found) != 1:
+        raise ValueError(f"there are {len(found)} looks in {len(text)} characters of log: {text.strip()[-200:]!r}")
+    return from_document(json.loads(found[0])[LINE])
 
 
 def _readings(readings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``ninelives accelerators``: whether this machine's accelerators may serve."""
+"""``ninelives accelerators``: what this machine's accelerators say, and whether they may serve."""
 
 from __future__ import annotations
 
@@ -61,6 +61,20 @@ def check(
     emit(report.to_dict(), as_json=as_json, text=lambda: "\n".join([verdict, *map(str, report.findings)]))
     if not report.allowed:
         raise typer.Exit(ExitCode.MISSED)
+
+
+@app.command()
+def look(
+    kind: Annotated[str, typer.Option(help="nvidia, amd, gaudi or an entry point; as the machine's policy has it.")],
+) -> None:
+    """Print what the accelerators of this machine say of themselves, as one line of JSON, and judge nothing.
+
+    Needs no estate and no connection: it is what runs in a pod on the machine's node, and is judged elsewhere.
+    """
+    from ninelives.accelerators.look import as_line
+    from ninelives.adapters.nvml import probe_of
+
+    typer.echo(as_line(probe_of(kind).look()))
 
 
 def _record(site: str, host: str | None, *, drain: bool, as_json: bool) -> None:

@@ -483,6 +483,14 @@ def _kubernetes(estate: Estate) -> Iterator[Finding]:
     for site in estate.site_names:
         if estate.services_at(site) and site not in names:
             yield ("kubernetes", "sites"), f"{site} serves and is not here: add it with the addresses of its pods"
+    for number, one in enumerate(estate.sites):
+        for place, host in enumerate(one.accelerators):
+            if host.policy.kind == "nvidia" and "xid_log" not in host.policy.optional:
+                yield (
+                    ("sites", number, "accelerators", place, "policy", "optional"),
+                    "a pod cannot read the kernel's log, so xid_log stays unknown there and would always block; name "
+                    "it beside the others (XIDs that come while the pod listens are read all the same)",
+                )
     for index, experiment in enumerate(estate.experiments):
         yield (
             ("experiments", index, "service"),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
+from ninelives_airflow.defaults import accelerators_in_pods
 from ninelives_airflow.operators.base import EstateOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from ninelives.ports import Record
     from ninelives_airflow.hooks.estate import EstateHook
 
 
@@ -30,20 +33,35 @@ class ValidateAcceleratorOperator(EstateOperator):
         self.host = host
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.accelerators.drain import follow
-        from ninelives.accelerators.evidence import reasons_of, validate
-        from ninelives.errors import Refused
+        from ninelives.accelerators.evidence import validate
 
-        record = validate(systems, self.site, self.host, run=context["run_id"])
-        self.evidence = record.seq  # the link is wanted most where something is wrong
-        for finding in record.facts["findings"]:
-            self.log.warning("%s", finding)
-        done = follow(systems, self.site, self.host, record)
-        for sentence in done:
-            self.log.warning("%s", sentence)
-        if reasons := reasons_of(record):
-            raise Refused(f"accelerators of {record.subject}", [*reasons, *done, f"see evidence {record.seq}"])
-        return {"devices": len(record.facts["devices"]), "evidence": record.seq}
+        return conclude(self, systems, validate(systems, self.site, self.host, run=context["run_id"]))
+
+
+def conclude(task: Any, systems: EstateHook, look: Record) -> dict[str, Any]:
+    """What follows from a look at ``task.host``: drained or given back, and ``Refused`` where it may not serve."""
+    from ninelives.accelerators.drain import follow
+    from ninelives.accelerators.evidence import reasons_of
+    from ninelives.errors import Refused
+
+    task.evidence = look.seq  # the link is wanted most where something is wrong
+    done = follow(systems, task.site, task.host, look)
+    for sentence in (*look.facts["findings"], *done):
+        task.log.warning("%s", sentence)
+    if reasons := reasons_of(look):
+        raise Refused(f"accelerators of {look.subject}", [*reasons, *done, f"see evidence {look.seq}"])
+    return {"devices": len(look.facts["devices"]), "evidence": look.seq}
+
+
+def validation(site: str, host: str) -> BaseOperator:
+    """The task that looks at a machine: its own worker's, or a pod on its node where the estate runs on Kubernetes."""
+    task_id = f"validate_{host}"
+    if accelerators_in_pods():
+        # Its import costs seconds, and the provider is not everywhere.
+        from ninelives_airflow.operators.accelerator_pod import ValidateAcceleratorPodOperator
+
+        return ValidateAcceleratorPodOperator(task_id=task_id, site=site, host=host)
+    return ValidateAcceleratorOperator(task_id=task_id, site=site, host=host)
 
 
 class JudgeAcceleratorsOperator(EstateOperator):

@@ -47,6 +47,11 @@ def test_an_estate_on_kubernetes_is_sound() -> None:
         ),
         ([declared()], "services[0].release.shadow", "which version is meant"),
         (
+            [declared(), ("sites.0.accelerators", [{"name": "gpu-1"}])],
+            "sites[0].accelerators[0].policy.optional",
+            "a pod cannot read the kernel's log",
+        ),
+        (
             [declared(), ("services.0.name", "a" * 40), ("sites.0.name", "b" * 40), ("services.0.sites.0", "b" * 40)],
             "services[0].sites[0]",
             "longer than the 63 characters",
