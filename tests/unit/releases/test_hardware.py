@@ -87,6 +87,15 @@ def test_a_faulty_device_takes_the_promotion_back_before_any_replica_loads_the_v
     assert [replica.beside for site in ("paris", "dublin") for replica in world.replicas(site)] == [{}, {}]
 
 
+def test_a_look_at_a_played_device_is_no_yes_for_a_promotion_however_sound(world: World) -> None:
+    sites = [{"name": site, "accelerators": [{"name": f"gpu-{site}", "policy": {"kind": "stand-in"}}]}
+             for site in ("paris", "dublin")]  # fmt: skip
+    world.estate = with_accelerators(world.estate, sites=sites)
+    world.look()
+    with pytest.raises(Refused, match=r"(?s)paris/gpu-paris is looked at through a stand-in.*dublin/gpu-dublin is"):
+        asked(world)
+
+
 def test_a_sound_estate_promotes_a_model_that_needs_an_accelerator(world: World) -> None:
     world.look()
     plan = begin(world, MODEL, "2", by="ada")  # type: ignore[arg-type]
