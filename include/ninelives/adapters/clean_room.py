@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from ninelives.releases.rehearse import Served
 INSTALL_TIMEOUT = 600.0
 START_TIMEOUT = 60.0
 """seconds"""
+_MISSING = re.compile(r"No matching distribution found for (\S+)")
+_UNREAD = re.compile(r"Could not fetch URL .*")
 
 
 @contextmanager
@@ -39,17 +42,28 @@ def clean_room(record: Redeployment, code: bytes, files: Mapping[str, bytes]) ->
     if here != wanted:
         raise Refused("build the environment", [f"the record wants Python {wanted}, here is {here}: rehearse it there"])
     requirements = record.requirements()
-    with tempfile.TemporaryDirectory(prefix="ninelives-redeploy-") as name:
+    with _room_on_disk():
+        temporary = tempfile.TemporaryDirectory(prefix="ninelives-redeploy-")
+    with temporary as name:
         folder, began = Path(name), time.monotonic()
-        python = _built(folder, requirements, code)
-        for key, data in files.items():
-            path = folder / "store" / BUCKET / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+        with _room_on_disk():
+            python = _built(folder, requirements, code)
+            for key, data in files.items():
+                path = folder / "store" / BUCKET / key
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
         built = time.monotonic()
         with _serving(python, folder, record.model) as (port, packages):
             replica = V2Replica(f"http://127.0.0.1:{port}", timeout=10)
             yield Served(replica, packages, built - began, time.monotonic() - built)
+
+
+@contextmanager
+def _room_on_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"the environment cannot be built: {error}; make room, or set TMPDIR") from error
 
 
 def _built(folder: Path, requirements: str, code: bytes) -> Path:
@@ -58,10 +72,12 @@ def _built(folder: Path, requirements: str, code: bytes) -> Path:
     lines.write_text(requirements)
     _run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
     python = folder / "venv" / "bin" / "python"
+    log = folder / "pip.log"
     # pip from outside: one in the environment would be a package that nobody recorded.
     _run(
         [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-input", "--no-deps",
-         "--require-hashes", "--only-binary", ":all:", "--disable-pip-version-check", "-r", str(lines)]
+         "--require-hashes", "--only-binary", ":all:", "--disable-pip-version-check", "--log", str(log),
+         "-r", str(lines)], log,
     )  # fmt: skip
     with zipfile.ZipFile(io.BytesIO(code)) as archive:
         archive.extractall(folder / "code")  # its hash is in the ledger
@@ -70,7 +86,7 @@ def _built(folder: Path, requirements: str, code: bytes) -> Path:
     return python
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], log: Path | None = None) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False)
     except (subprocess.TimeoutExpired, OSError) as error:
@@ -79,7 +95,23 @@ def _run(command: list[str]) -> None:
         said = " ".join(done.stderr.split())[-600:]
         if "DO NOT MATCH THE HASHES" in done.stderr:
             raise Refused("build the environment", [f"the registry gives other files than were recorded: {said}"])
+        if log and (gone := _gone(done.stderr, log.read_text(errors="replace"))):
+            raise Refused(
+                "build the environment",
+                [f"no registry that pip is told of has {gone} for this machine any more: put its recorded files into "
+                 "one of your own, or register a new version"],
+            )  # fmt: skip
         raise Unavailable(f"the environment cannot be built: {said}")
+
+
+def _gone(errors: str, log: str) -> str | None:
+    """What pip found at no registry, where every registry answered; ``None`` where one may only be away.
+
+    pip says the same of a package that is gone and of a registry that is down; only its log tells them apart.
+    """
+    missing = _MISSING.search(errors)
+    away = "Retrying (" in log or any("404 Client Error" not in line for line in _UNREAD.findall(log))
+    return missing[1] if missing and not away else None
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import platform
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from ninelives.releases.redeploy import (
     sbom_key,
 )
 
-SERVING = ("numpy", "onnxruntime", "pydantic", "pyyaml", "starlette", "uvicorn")
+SERVING = ("httptools", "numpy", "onnxruntime", "pydantic", "pyyaml", "starlette", "uvicorn")
 """What ``ninelives.serving.alone`` imports; ``rehearse_redeploy`` proves that it is enough."""
 
 _LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
@@ -50,8 +49,7 @@ def record_redeployment(systems: Systems, release: Release) -> Record:
     if known := ledger.written(key):
         return known
     code = pack_code()
-    needs = _needs(systems, release.model)
-    record = describe(release, hashlib.sha256(code).hexdigest(), needs, datetime.now(UTC))
+    record = describe(release, hashlib.sha256(code).hexdigest())
     data, sbom = record.model_dump_json(indent=1).encode(), bill_of_materials(record)
     written, problems = [], []
     for site, store in systems.stores().items():
@@ -74,14 +72,8 @@ def record_redeployment(systems: Systems, release: Release) -> Record:
     return ledger.append(KIND, release.model, facts, once=key)
 
 
-def _needs(systems: Systems, model: str) -> str:
-    """Of the services that the model answers: an accelerator where one of them asks for it."""
-    asked = {one.release.hardware.value for one in systems.estate.services if one.model == model and one.release}
-    return min(asked, default="cpu")
-
-
-def describe(release: Release, code: str, needs: str, now: datetime) -> Redeployment:
-    """The record of ``release`` as this process would serve it."""
+def describe(release: Release, code: str) -> Redeployment:
+    """The record of ``release`` as this process would serve it; described twice on one machine, the same."""
     return Redeployment(
         model=release.model,
         version=release.version,
@@ -97,8 +89,8 @@ def describe(release: Release, code: str, needs: str, now: datetime) -> Redeploy
             cpus=os.cpu_count() or 1,
             memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         ),
-        needs=needs,
-        recorded_at=now,
+        needs=release.hardware.value,
+        recorded_at=release.created_at,
     )
 
 
@@ -168,7 +160,10 @@ def pack_code() -> bytes:
 
 
 def bill_of_materials(record: Redeployment) -> bytes:
-    """CycloneDX 1.6 as JSON: the model, the packages that serve it, and who needs whom. The same record, same bytes."""
+    """CycloneDX 1.6 as JSON: the model, our code and the packages that serve it, and who needs whom.
+
+    The same record is the same bytes.
+    """
     from uuid import NAMESPACE_URL, uuid5
 
     from cyclonedx.model import HashAlgorithm, HashType, Property
@@ -188,7 +183,6 @@ def bill_of_materials(record: Redeployment) -> bytes:
         properties=[
             Property(name="ninelives:data_version", value=record.data_version),
             Property(name="ninelives:python", value=record.python),
-            Property(name="ninelives:code_sha256", value=record.code),
         ],
     )
     parts = {
@@ -202,12 +196,19 @@ def bill_of_materials(record: Redeployment) -> bytes:
         )
         for one in record.packages
     }
+    ours = Component(
+        type=ComponentType.LIBRARY,
+        name="ninelives",
+        version=record.ninelives,
+        bom_ref=f"ninelives=={record.ninelives}",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=record.code)],
+    )
     bom = Bom(
-        components=parts.values(),
+        components=[ours, *parts.values()],
         metadata=BomMetaData(component=model, timestamp=record.recorded_at),
         serial_number=uuid5(NAMESPACE_URL, f"{name}/{record.digest}"),
     )
     for one in record.packages:
         bom.register_dependency(parts[one.name], [parts[need] for need in one.needs])
-    bom.register_dependency(model, [parts[root] for root in SERVING if root in parts])
+    bom.register_dependency(model, [ours, *(parts[root] for root in SERVING if root in parts)])
     return json.dumps(json.loads(JsonV1Dot6(bom).output_as_string()), indent=1, sort_keys=True).encode()

@@ -516,6 +516,11 @@ class Estate(Declared):
         """User names of everybody who has ``role``."""
         return tuple(person.name for person in self.people if role in person.roles)
 
+    def hardware_of(self, model: str) -> Hardware:
+        """An accelerator where one of the services that the model answers asks for it."""
+        asked = {service.release.hardware for service in self.services if service.model == model}
+        return Hardware.ACCELERATOR if Hardware.ACCELERATOR in asked else Hardware.CPU
+
     def services_at(self, site: str) -> tuple[Service, ...]:
         return tuple(service for service in self.services if site in service.sites)
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ninelives.errors import Refused, Unavailable
+from ninelives.estate import Estate
 from ninelives.flights import features as features_module
 from ninelives.flights import train as train_module
 from ninelives.flights.data import DATASET, history, write_partitions
@@ -185,25 +186,7 @@ def _publish(systems: Systems, trained: TrainedModel, data_version: str, data_ha
         data_version=data_version,
         data_hash=data_hash,
     )
-    inputs = [
-        dict(golden.inputs)
-        for service in systems.estate.services
-        if service.model == model
-        for golden in service.golden
-    ]
-    if not inputs:
-        raise Refused("train", [f"no service serves {model}, so there is no golden request"])
-    release = Release(
-        model=model,
-        version=version,
-        digest=digest,
-        object=object_key(model, digest),
-        size=len(trained.onnx),
-        data_version=data_version,
-        tolerance=TOLERANCE,
-        golden=golden_answers(inputs, trained.answer(inputs)),
-        created_at=datetime.now(UTC),
-    )
+    release = release_of(systems.estate, trained, version, data_version, datetime.now(UTC))
     # The prober first: a correct answer that it does not know yet would count as wrong.
     record_golden(systems.home, release)
     published = publish(store, release, trained.onnx)
@@ -219,3 +202,26 @@ def _publish(systems: Systems, trained: TrainedModel, data_version: str, data_ha
     record = ledger.written(key) or ledger.append("release", model, facts, once=key)
     record_redeployment(systems, release)
     return {"model": model, "version": version, "published": published, "evidence": record.seq, **trained.metrics}
+
+
+def release_of(estate: Estate, trained: TrainedModel, version: str, data_version: str, now: datetime) -> Release:
+    """As the services that the model answers declare it: their golden requests, their hardware.
+
+    :raises Refused: no service is answered by it
+    """
+    model, digest = trained.name, digest_of(trained.onnx)
+    inputs = [dict(golden.inputs) for service in estate.services if service.model == model for golden in service.golden]
+    if not inputs:
+        raise Refused("train", [f"no service serves {model}, so there is no golden request"])
+    return Release(
+        model=model,
+        version=version,
+        digest=digest,
+        object=object_key(model, digest),
+        size=len(trained.onnx),
+        data_version=data_version,
+        tolerance=TOLERANCE,
+        golden=golden_answers(inputs, trained.answer(inputs)),
+        created_at=now,
+        hardware=estate.hardware_of(model),
+    )

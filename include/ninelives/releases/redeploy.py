@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from ninelives.errors import Corrupted, Refused
+from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.ports import Ledger, ObjectStore
 
 BUCKET = "redeploy"
@@ -100,25 +100,39 @@ def evidence_key(model: str, version: str, digest: str) -> str:
 def read_redeployment(
     stores: Mapping[str, ObjectStore], ledger: Ledger, model: str, version: str, digest: str
 ) -> tuple[Redeployment, bytes]:
-    """The record and the code, from the first site that has both as the ledger says they were written.
+    """The record and the code, from the first site that has both, and the SBOM, as the ledger says they were written.
 
     :raises Refused: none was written for that version
-    :raises Corrupted: no site has them unchanged
+    :raises Unavailable: the sites that answer have them not, and one does not answer
+    :raises Corrupted: every site answers, and none has them unchanged
     """
     what = f"redeploy {model} version {version}"
     known = ledger.written(evidence_key(model, version, digest))
     if known is None:
         raise Refused(what, ["nothing was recorded when it was registered; `release stage` and `train_model` do it"])
-    for store in stores.values():
-        data, code = (
-            store.get(BUCKET, key) for key in (record_key(model, version), code_key(str(known.facts["code"])))
-        )
-        if data is None or code is None:
+    keys = {
+        "record": record_key(model, version), "code": code_key(str(known.facts["code"])),
+        "sbom": sbom_key(model, version),
+    }  # fmt: skip
+    problems, away = list[str](), False
+    for site, store in stores.items():
+        try:
+            found = {name: store.get(BUCKET, key) for name, key in keys.items()}
+        except Unavailable as error:
+            problems.append(f"{site}: {error}")
+            away = True
             continue
-        hashes = [hashlib.sha256(one).hexdigest() for one in (data, code)]
-        if hashes == [known.facts["record"], known.facts["code"]]:
-            return parse_redeployment(data), code
-    raise Corrupted(f"{what}: no site has the record that evidence {known.seq} names, unchanged; restore {BUCKET}")
+        wrong = {name: data for name, data in found.items() if data is None or _sha256(data) != known.facts[name]}
+        if not wrong:
+            return parse_redeployment(found["record"] or b""), found["code"] or b""
+        problems += [f"{site}: {BUCKET}/{keys[name]} is {'missing' if data is None else 'not what was written'}"
+                     for name, data in wrong.items()]  # fmt: skip
+    text = f"{what}: no site has all that evidence {known.seq} names: {'; '.join(problems)}; restore {BUCKET} at one"
+    raise Unavailable(text) if away else Corrupted(text)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def parse_redeployment(data: bytes) -> Redeployment:

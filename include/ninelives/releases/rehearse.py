@@ -39,11 +39,12 @@ class CleanRoom(Protocol):
 
 
 def rehearse(systems: Systems, service_name: str, clean_room: CleanRoom, *, run: str) -> Record:
-    """Build, serve, ask the golden requests, and leave evidence with the seconds that it took, however it ended.
+    """Build, serve, ask the golden requests; evidence says met or missed, why, and the seconds that it took.
 
     :param run: names this rehearsal
     :raises Refused: nobody recorded how to serve the release, or there is none
-    :raises Unavailable: packages, stores or the ledger do not answer: nothing is known of the release then
+    :raises Unavailable: packages, stores or the ledger do not answer: nothing is known of the release then, and no
+        evidence says anything of it
     :raises Corrupted: record, code or model are not what was written
     """
     service = service_of(systems, service_name)

@@ -49,7 +49,10 @@ def main(arguments: list[str]) -> int:
     packages = {str(one.metadata["Name"]): one.version for one in metadata.distributions()}
     print(json.dumps({"port": listening.getsockname()[1], "packages": packages}), flush=True)
     app = make_app(repository, site=Folder.site, key=None)
-    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning", lifespan="off"))
+    # The parser of the real server: what is missing from a record must be missed here.
+    server = uvicorn.Server(
+        uvicorn.Config(app, http="httptools", access_log=False, log_level="warning", lifespan="off")
+    )
 
     def stop_with_parent() -> None:
         # Whoever started us may be killed: its end of the pipe closes whatever happens to it.

@@ -46,7 +46,8 @@ class OnnxModel:
             # Left to itself, onnxruntime warns, serves on the processor, and nobody asks why it is slow.
             if provider not in (there := onnxruntime.get_available_providers()):
                 raise Refused(f"serve {name} version {version} on {provider}", [f"there are only {', '.join(there)}"])
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            if provider != CPU:  # which plays an accelerator where the local estate's machines have played ones
+                options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             self._session = onnxruntime.InferenceSession(
                 onnx, options, providers=[provider or CPU], enable_fallback=int(not provider)

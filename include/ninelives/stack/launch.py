@@ -112,6 +112,8 @@ def _vault(local: LocalEstate) -> Command:
 
 
 def _replica(local: LocalEstate, site: str, number: int) -> Command:
+    from ninelives.serving.model import CPU
+
     models = models_at_start(local.estate, site, _active(local.home))
     return Command(
         [sys.executable, "-m", "ninelives.serving.server"],
@@ -121,6 +123,8 @@ def _replica(local: LocalEstate, site: str, number: int) -> Command:
             "NINELIVES_CONNECTIONS": str(local.home.connections_file),
             "NINELIVES_MODELS": ",".join(models),
             "NINELIVES_CACHE": str(local.home.site(site) / f"replica-{number}"),
+            # The processor plays the accelerator to replicas too; no promotion believes it.
+            **({"NINELIVES_PROVIDER": CPU} if local.played(site) else {}),
         },
     )
 

@@ -193,12 +193,12 @@ class LocalEstate:
                     "programs": {"store": [f"{site}-store"], "replica": [name for name, _ in served]},
                     "addresses": {f"{site}-store": store, **{name: f"{url}/v2/health/live" for name, url in served}},
                     "disk": str(self.store_folder(site)),
-                    **({"accelerators": played} if (played := self._played(site)) else {}),
+                    **({"accelerators": played} if (played := self.played(site)) else {}),
                 },
             }
         return found
 
-    def _played(self, site: str) -> dict[str, dict[str, str]]:
+    def played(self, site: str) -> dict[str, dict[str, str]]:
         """Library and script of each machine of the site that is looked at through the stand-in."""
         library, scripts = self.home.root / "stand-in" / "libnvidia-ml.so.1", self.home.site(site) / "accelerators"
         return {

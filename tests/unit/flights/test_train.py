@@ -1,5 +1,6 @@
 import io
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate import Estate, load_estate
 from ninelives.flights import train as training
 from ninelives.flights.data import DATASET, Flights, history, write_partitions
+from ninelives.flights.pipeline import release_of
 from ninelives.flights.train import OUTPUTS, Progress, TrainedModel, read_days, train
 from ninelives.home import Home
 from ninelives.releases.golden import answers_match
@@ -180,3 +182,22 @@ def test_a_checkpoint_that_is_not_of_this_training_is_refused(rounds: int, days:
     for trees in (kept[0].trees, "no trees"):
         with pytest.raises(Refused, match="resume"):
             train("late-arrival", days, Progress(rounds, trees))
+
+
+def test_a_trained_release_needs_what_a_service_of_its_model_declares(
+    trained: dict[str, TrainedModel], estate: Estate
+) -> None:
+    document = estate.model_dump(mode="json")
+    services = document["services"]
+    document["services"] = [*services, {**services[0], "name": "another"}]
+
+    def hardware(model: str, *declared: str) -> str:
+        for service, one in zip(document["services"], declared, strict=True):
+            service["release"] = {**service["release"], "hardware": one}
+        now = datetime.now(UTC)
+        return release_of(Estate.model_validate(document), trained[model], "1", "none", now).hardware.value
+
+    model, other = (service["model"] for service in services[:2])
+    assert hardware(model, "cpu", "accelerator", "cpu") == "cpu"
+    assert hardware(model, "cpu", "cpu", "accelerator") == "accelerator"
+    assert hardware(other, "cpu", "accelerator", "cpu") == "accelerator"

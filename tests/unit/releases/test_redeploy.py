@@ -20,15 +20,17 @@ from support.promotion import Memory
 from ninelives.adapters.redeploy import (
     SERVING,
     bill_of_materials,
+    describe,
     installed,
     lock_file,
     locked_hashes,
     pack_code,
     record_redeployment,
 )
-from ninelives.errors import Corrupted, Refused
+from ninelives.errors import Corrupted, Refused, Unavailable
+from ninelives.estate.model import Hardware
 from ninelives.releases.publish import read_release
-from ninelives.releases.redeploy import BUCKET, Redeployment, code_key, read_redeployment, record_key
+from ninelives.releases.redeploy import BUCKET, Redeployment, code_key, read_redeployment, record_key, sbom_key
 from ninelives.releases.rehearse import Served, rehearse
 
 
@@ -71,8 +73,35 @@ def test_it_is_written_once_at_every_site_and_the_ledger_names_its_hash(systems:
     assert again == record, "another site has it unchanged"
     for store in systems.stores().values():
         store.put(BUCKET, code_key(record.code), b"other")
-    with pytest.raises(Corrupted, match="unchanged"):
+    with pytest.raises(Corrupted, match="is not what was written"):
         read_redeployment(systems.stores(), systems.ledger(), "alpha", release.version, release.digest)
+
+
+def test_a_lost_site_does_not_hide_what_another_one_has(systems: Any, recorded: Any) -> None:
+    release, record, _ = recorded
+
+    class Lost:
+        def get(self, bucket: str, key: str) -> bytes:
+            raise Unavailable("dublin does not answer")
+
+    def read(stores: Any) -> Redeployment:
+        return read_redeployment(stores, systems.ledger(), "alpha", release.version, release.digest)[0]
+
+    stores = {"dublin": Lost(), **{site: store for site, store in systems.stores().items() if site != "dublin"}}
+    assert read(stores) == record
+    for store in systems.stores().values():
+        store.put(BUCKET, sbom_key("alpha", release.version), b"{}")
+    with pytest.raises(Unavailable, match=r"dublin does not answer.*paris: redeploy/alpha/1\.cdx\.json is not what"):
+        read(stores)
+    with pytest.raises(Corrupted, match=r"cdx\.json is not what was written"):
+        read(systems.stores())
+
+
+def test_the_record_follows_the_hardware_that_the_release_says_and_describes_a_release_once(recorded: Any) -> None:
+    release, record, _ = recorded
+    assert (record.needs, describe(release, record.code)) == ("cpu", record)
+    demanding = release.model_copy(update={"hardware": Hardware.ACCELERATOR})
+    assert describe(demanding, record.code).needs == "accelerator"
 
 
 def test_the_sbom_is_cyclonedx_and_names_model_packages_and_who_needs_whom(recorded: Any) -> None:
@@ -91,7 +120,12 @@ def test_the_sbom_is_cyclonedx_and_names_model_packages_and_who_needs_whom(recor
     )  # fmt: skip
     needs = {one["ref"]: one.get("dependsOn", []) for one in document["dependencies"]}
     assert any(one.startswith("numpy==") for one in needs[f"onnxruntime=={metadata.version('onnxruntime')}"])
-    assert len(needs[f"alpha@{release.version}"]) == len(SERVING)
+    assert len(needs[f"alpha@{release.version}"]) == len(SERVING) + 1
+    listed = {(one["name"], one["version"]) for one in document["components"]}
+    ours = ("ninelives", record.ninelives)
+    assert listed == {ours, *((one.name, one.version) for one in record.packages)}, "these, and nothing else"
+    (own,) = (one for one in document["components"] if one["name"] == "ninelives")
+    assert own["hashes"] == [{"alg": "SHA-256", "content": record.code}]
 
 
 def test_without_hashes_or_a_record_nothing_is_built(systems: Any, recorded: Any) -> None:

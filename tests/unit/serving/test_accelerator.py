@@ -13,7 +13,7 @@ from support.promotion import MODEL, Fuse, MemoryStore, release_of
 from ninelives.errors import Corrupted, Refused
 from ninelives.estate.model import Hardware
 from ninelives.releases.publish import BUCKET, Release, pointer_key, publish
-from ninelives.serving.model import OnnxModel
+from ninelives.serving.model import CPU, OnnxModel
 from ninelives.serving.repository import Repository
 
 
@@ -43,6 +43,11 @@ def test_a_replica_without_an_accelerator_never_gets_ready_with_a_release_that_n
         repository.load(MODEL)
     assert not repository.ready(MODEL)
     assert "CUDAExecutionProvider" in repository.index()[0]["reason"]
+
+
+def test_where_the_processor_plays_the_accelerator_it_serves_such_a_release() -> None:
+    repository = Repository(published(Hardware.ACCELERATOR), None, provider=CPU)  # type: ignore[arg-type]
+    assert repository.load(MODEL).answer([ROW])["total"] == [3.5]
 
 
 def test_a_release_that_says_nothing_of_hardware_or_cpu_is_served_by_the_processor() -> None:

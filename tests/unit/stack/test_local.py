@@ -6,6 +6,7 @@ import configparser
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from ninelives.adapters.connections import FileConnections
 from ninelives.errors import Corrupted, Refused, Unavailable
-from ninelives.estate import load_estate
+from ninelives.estate import Estate, load_estate
 from ninelives.home import Home
 from ninelives.stack import airflow, launch, supervisord
 from ninelives.stack.local import LocalEstate, supervisor_socket
@@ -144,6 +145,18 @@ def test_no_secret_is_on_a_command_line(local: LocalEstate, monkeypatch: pytest.
     secrets = json.loads((local.home.root / "secrets" / "secrets.json").read_text())
     assert len(secrets) > 10
     assert not [name for name, value in secrets.items() if any(value in word for word in words)]
+
+
+def test_where_an_accelerator_is_played_the_processor_plays_it_for_the_replicas_too(local: LocalEstate) -> None:
+    document = local.estate.model_dump(mode="json")
+    document["sites"][0]["accelerators"] = [{"name": "gpu-1", "policy": {"kind": "stand-in"}}]
+    document["sites"][1]["accelerators"] = [{"name": "gpu-2"}]
+    played = replace(local, estate=Estate.model_validate(document))
+    told = {
+        site: launch.command(played, played.program(f"{site}-replica-1")).environment.get("NINELIVES_PROVIDER")
+        for site in played.estate.site_names
+    }
+    assert told == {"paris": "CPUExecutionProvider", "dublin": None}, "a real one is never played"
 
 
 def test_airflow_has_no_administrator_and_listens_on_loopback_only(local: LocalEstate) -> None:
