@@ -24,11 +24,14 @@ class RiverLinear:
     """``state.learner.Learner``; a ``Build``.
 
     :raises Corrupted: ``state`` is of another form or lacks an array
+    :raises Refused: the extra ``online`` is not installed
     """
 
     def __init__(self, spec: Spec, state: State | None = None) -> None:
-        from river import linear_model, optim, preprocessing
-
+        try:
+            from river import linear_model, optim, preprocessing
+        except ImportError as error:
+            raise Refused("learn", ["river is not installed here: pip install 'ninelives[online]'"]) from error
         self._spec = spec
         self._scaler: Any = preprocessing.StandardScaler()
         # Absolute error, as the demo's batch model: a few flights that are hours late must not pull all the others.

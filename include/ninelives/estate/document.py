@@ -115,7 +115,11 @@ def _read_text(document: Document, path: Path) -> str:
         # O_NONBLOCK: opening a FIFO would wait for a writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        document.refuse(0, "there is no such file; name an estate file, like include/estates/demo/estate.yaml")
+        document.refuse(
+            0,
+            "there is no such file; start an estate here (`make demo`, or `ninelives stack up`), or name a file: "
+            "NINELIVES_ESTATE=include/estates/demo/estate.yaml",
+        )
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         document.refuse(0, f"cannot be opened ({reason}); name a file that this user can read")

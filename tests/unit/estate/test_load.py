@@ -258,7 +258,7 @@ def make_loop(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: None, "there is no such file"),
+        (lambda path: None, "there is no such file; start an estate here (`make demo`, or `ninelives stack up`)"),
         (Path.mkdir, "is a folder"),
         (make_fifo, "not an ordinary file"),
         (make_socket, "cannot be opened"),

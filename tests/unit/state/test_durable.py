@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,6 +198,12 @@ def test_a_damaged_state_is_made_anew_and_only_from_the_log_that_made_it(tmp_pat
     (delay.folder / "versions" / "1.json").write_text(Spec(numbers=("hour",)).model_dump_json())
     with pytest.raises(Corrupted, match="makes another state"):
         delay.mend()
+
+
+def test_without_the_extra_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "river", None)
+    with pytest.raises(Refused, match=r"pip install 'ninelives\[online\]'"):
+        model(tmp_path)
 
 
 def test_by_hand_lines_end_where_lines_end_and_a_model_stays_in_its_folder(
