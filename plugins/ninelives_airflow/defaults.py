@@ -77,8 +77,8 @@ def accelerator_hosts() -> list[tuple[str, str]]:
     return [(site.name, host.name) for site in estate.sites for host in site.accelerators] if estate else []
 
 
-def accelerators_in_pods() -> bool:
-    """Whether machines are looked at by a pod on their node, because the estate runs on Kubernetes."""
+def on_kubernetes() -> bool:
+    """Whether the estate runs there, so that clusters are audited and pods look at accelerators."""
     estate = declared()
     return bool(estate and estate.kubernetes)
 

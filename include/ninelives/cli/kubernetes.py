@@ -92,14 +92,15 @@ def audit(as_json: AsJson = False) -> None:
     """
     from ninelives.adapters.kubernetes_cluster import read_clusters
     from ninelives.cli.recover import connected
-    from ninelives.placement.audit import KIND, facts
     from ninelives.placement.audit import audit as compare
+    from ninelives.placement.audit import record_audit
 
     systems = connected()
     findings = compare(systems.estate, read_clusters(systems.connections, systems.estate))
-    found = facts(findings)
-    record = systems.ledger().append(KIND, systems.estate.name, found)
-    said = f"{found['verdict']}; evidence {record.seq}"
-    emit({"evidence": record.seq, **found}, as_json=as_json, text=lambda: "\n".join([said, *map(str, findings)]))
-    if found["verdict"] != "met":
-        raise typer.Exit(ExitCode.MISSED if found["verdict"] == "missed" else ExitCode.ERROR)
+    record = record_audit(systems.ledger(), systems.estate, findings)
+    verdict = record.facts["verdict"]
+    said = f"{verdict}; evidence {record.seq}"
+    document = {"evidence": record.seq, **record.facts}
+    emit(document, as_json=as_json, text=lambda: "\n".join([said, *map(str, findings)]))
+    if verdict != "met":
+        raise typer.Exit(ExitCode.MISSED if verdict == "missed" else ExitCode.ERROR)

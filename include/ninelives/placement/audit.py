@@ -1,7 +1,7 @@
 """What a cluster has against what the estate compiles: where replicas run, what may take them away, how many come.
 
 Affinity and spread act only when a pod is scheduled. Nodes are drained, zones come back and people change objects
-afterwards, so what was applied once is looked at again. Pure: the objects are the API's own JSON.
+afterwards, so what was applied once is looked at again. The objects are the API's own JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from ninelives.compilers.kubernetes import Document, backend, compile_site
 from ninelives.estate import Estate, Mode, Service
+from ninelives.ports import Ledger, Record
 
 KIND = "placement"
 ZONE, ROLL_OUT = "topology.kubernetes.io/zone", "pod-template-hash"
@@ -95,6 +96,11 @@ def facts(findings: Sequence[Finding]) -> dict[str, Any]:
         "findings": [asdict(one) for one in told],
         "met": len(findings) - len(told),
     }
+
+
+def record_audit(ledger: Ledger, estate: Estate, findings: Sequence[Finding], *, run: str = "") -> Record:
+    """Leave it in the ledger, sound or not: what was well yesterday is half of an explanation."""
+    return ledger.append(KIND, estate.name, {**facts(findings), **({"run": run} if run else {})})
 
 
 class _Look:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
-from ninelives_airflow.defaults import accelerators_in_pods
+from ninelives_airflow.defaults import on_kubernetes
 from ninelives_airflow.operators.base import EstateOperator
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def conclude(task: Any, systems: EstateHook, look: Record) -> dict[str, Any]:
 def validation(site: str, host: str) -> BaseOperator:
     """The task that looks at a machine: its own worker's, or a pod on its node where the estate runs on Kubernetes."""
     task_id = f"validate_{host}"
-    if accelerators_in_pods():
+    if on_kubernetes():
         # Its import costs seconds, and the provider is not everywhere.
         from ninelives_airflow.operators.accelerator_pod import ValidateAcceleratorPodOperator
 
