@@ -181,7 +181,7 @@ class MemoryRegistry:
         self.fuse, self.alias, self.digests = fuse, "1", dict[str, str]()
 
     def versions(self) -> list[ModelVersion]:
-        known = [release_of(str(number), number - 1.0)[0] for number in (1, 2)]
+        known = [release_of(str(number), number - 1.0)[0] for number in (1, 2, 3)]
         return [
             ModelVersion(MODEL, one.version, self.digests.get(one.version, one.digest), None, None) for one in known
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -34,20 +35,23 @@ class Retired:
             raise Unavailable("; ".join(self.problems))
 
 
-def retire_overdue(systems: Systems, now: datetime) -> Retired:
-    """Retire at every service what is overdue; what goes wrong at one is told and does not hold up the others."""
+def retire_overdue(systems: Systems, now: datetime, services: Sequence[Service] | None = None) -> Retired:
+    """Retire at every service what is overdue; what goes wrong at one is told and does not hold up the others.
+
+    :param services: only these
+    """
     retired: list[str] = []
     forgotten: list[str] = []
     waiting: list[str] = []
     problems: list[str] = []
-    for service in systems.estate.services:
+    for service in systems.estate.services if services is None else services:
         try:
             if why := _busy(systems, service):
                 waiting.append(f"{service.name}: {why}")
                 continue
-            promoted = [one for one in read(systems.ledger(), service.name) if one.outcome is Outcome.PROMOTED][-1:]
-            for one in promoted:
-                if not one.retired and retire(systems, one.plan, now=now):
+            # Each, not only the newest: an earlier one keeps its old version until its own time is over.
+            for one in read(systems.ledger(), service.name):
+                if one.outcome is Outcome.PROMOTED and not one.retired and retire(systems, one.plan, now=now):
                     retired.append(f"{one.plan.model}@{one.plan.old}")
             forgotten += [
                 f"{service.model}@{version} at {url}"

@@ -53,14 +53,13 @@ def gather(systems: Systems, registered: Sequence[ModelVersion], now: datetime) 
         for version in declared_stays(estate, service.name):
             note(service.model, version, f"a consumer of {service.name} stays on it")
         promotions = read(ledger, service.name)
-        kept = [one for one in promotions if one.outcome is Outcome.PROMOTED][-1:]
         runs: list[Journal | experiments.Journal] = [*promotions, *experiments.read(ledger, service.name)]
         for run in runs:
             if run.open:
                 note(service.model, run.plan.old, f"the way back of {run.plan.run}")
                 note(service.model, run.plan.new, f"{run.plan.run} is not over")
-        for promotion in kept:  # whatever came before it has no way back any more
-            if not promotion.retired:
+        for promotion in promotions:
+            if promotion.outcome is Outcome.PROMOTED and not promotion.retired:
                 note(service.model, promotion.plan.old, f"the way back of {promotion.plan.run}")
     names = {(one.model, one.version): f"{one.model}@{one.version}" for one in registered}
     keys = {name: key for key, name in names.items()}

@@ -172,26 +172,33 @@ def status(service: ServiceName, as_json: AsJson = False) -> None:
 
 @app.command()
 def retire(service: ServiceName, as_json: AsJson = False) -> None:
-    """Let the old version of SERVICE go once it was kept for as long as declared; exit code 3 while it was not.
+    """Let old versions of SERVICE go that were kept for as long as declared; exit code 3 while one still is kept.
 
-    So are others that nobody asks for any more; those that a consumer is declared to stay on stay.
+    So are others that nobody asks for any more; those that a consumer is declared to stay on stay. While a promotion or
+    an experiment goes on nothing is touched.
     """
-    from ninelives.releases.journal import read
-    from ninelives.releases.promotion import retire as let_go
-    from ninelives.releases.stays import forget
+    from ninelives.artefacts.retire import retire_overdue
+    from ninelives.releases.journal import Outcome, read
 
     systems = connected()
     check_name("service", service, systems.estate.service_by_name)
+    done = retire_overdue(systems, datetime.now(UTC), [systems.estate.service_by_name[service]])
+    done.raise_problems()
     journals = read(systems.ledger(), service)
-    gone = bool(journals) and let_go(systems, journals[-1].plan)
-    forgotten = forget(systems, systems.estate.service_by_name[service])
-    gone = gone or bool(forgotten)
-    emit(
-        {"service": service, "retired": gone, "forgotten": forgotten},
-        as_json=as_json,
-        text=lambda: "retired" if gone else "nothing to retire",
-    )
-    raise typer.Exit(ExitCode.MET if gone else ExitCode.MISSED)
+    kept = [
+        f"{one.plan.model}@{one.plan.old}"
+        for one in journals
+        if one.outcome is Outcome.PROMOTED and not (one.rolling_back or one.retired)
+    ]
+
+    def text() -> str:
+        lines = [f"retired {one}" for one in done.retired] + [f"let go {one}" for one in done.forgotten]
+        lines += [f"left alone: {one}" for one in done.waiting] + [f"still kept: {one}" for one in kept]
+        return "\n".join(lines) or "nothing to retire"
+
+    document = {**done.facts(), "service": service, "kept": kept}
+    emit(document, as_json=as_json, text=text)
+    raise typer.Exit(ExitCode.MISSED if kept or done.waiting else ExitCode.MET)
 
 
 @app.command()

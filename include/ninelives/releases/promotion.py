@@ -494,8 +494,12 @@ def _put_back(systems: Systems, plan: Plan, by: str, at: datetime) -> None:
 
 
 def retire(systems: Systems, plan: Plan, *, now: datetime | None = None) -> bool:
-    """Let the old version go once it was kept for as long as declared; whether it is gone."""
-    journal = of_run(systems.ledger(), plan)
+    """Let the old version go once it was kept for as long as declared; whether it is gone.
+
+    After a later promotion the gateway and the replicas are that one's: only the record is left to be made.
+    """
+    journals = read(systems.ledger(), plan.service)
+    number, journal = next((at, one) for at, one in enumerate(journals) if one.plan.run == plan.run)
     if journal.retired:
         return True
     done = journal.find(Entry.STEP, "take_over")
@@ -503,11 +507,12 @@ def retire(systems: Systems, plan: Plan, *, now: datetime | None = None) -> bool
         return False
     if (now or datetime.now(UTC)) < datetime.fromisoformat(done.facts["found"]["keep_until"]):
         return False
-    _set_traffic(systems, plan, "retire", None, by=plan.by, why=f"version {plan.old} was kept as long as declared")
-    stays = plan.old in declared_stays(systems.estate, plan.service)
-    for site in systems.estate.service_by_name[plan.service].sites if not stays else ():
-        for replica in _live(systems, site):
-            replica.unload_version(plan.model, plan.old)
+    if not any(one.outcome is Outcome.PROMOTED for one in journals[number + 1 :]):
+        _set_traffic(systems, plan, "retire", None, by=plan.by, why=f"version {plan.old} was kept as long as declared")
+        stays = plan.old in declared_stays(systems.estate, plan.service)
+        for site in systems.estate.service_by_name[plan.service].sites if not stays else ():
+            for replica in _live(systems, site):
+                replica.unload_version(plan.model, plan.old)
     write(systems.ledger(), plan, Entry.RETIRED, by=plan.by)
     return True
 
