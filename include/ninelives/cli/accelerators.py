@@ -84,6 +84,7 @@ def _record(site: str, host: str | None, *, drain: bool, as_json: bool) -> None:
     from ninelives.accelerators.evidence import declared_host, reasons_of, validate
     from ninelives.adapters.connected import ConnectedEstate
     from ninelives.errors import Refused
+    from ninelives.estate.accelerators import STAND_IN
     from ninelives.home import Home
 
     systems = ConnectedEstate.of_home(Home.from_environment())
@@ -96,7 +97,8 @@ def _record(site: str, host: str | None, *, drain: bool, as_json: bool) -> None:
     reasons, done = reasons_of(record), follow(systems, site, name, record) if drain else []
     answer: dict[str, Any] = {"site": site, "host": name, "reasons": reasons, "evidence": record.seq, **record.facts}
     answer |= {"allowed": not reasons, "done": done}
-    verdict = f"{'may not' if reasons else 'may'} serve; evidence {record.seq}"
+    played = "; its device was played, and none was looked at" if record.facts["kind"] == STAND_IN else ""
+    verdict = f"{'may not' if reasons else 'may'} serve; evidence {record.seq}{played}"
     emit(answer, as_json=as_json, text=lambda: "\n".join([verdict, *(reasons or record.facts["findings"]), *done]))
     if reasons:
         raise typer.Exit(ExitCode.MISSED)

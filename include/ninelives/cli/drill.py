@@ -204,6 +204,7 @@ def drill_report(record: Record) -> RenderableType:
         "repaired": _checked(facts),
         "quarantined": _checked(facts),
         "restored": _checked(facts),
+        "drained": _checked(facts),
     }
     for name, verdict in verdicts.items():
         promises.add_row(
@@ -241,7 +242,11 @@ def _checked(facts: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _brought_back(facts: Mapping[str, Any]) -> list[str]:
-    """Of a drill from the vault: what is wrong with what came back, what becomes of each run, and what is not there."""
+    """What is wrong with what came back. Of a drill from the vault also what becomes of each run and what is not there;
+    of a faulty accelerator what was found and drained.
+    """
+    from rich.markup import escape
+
     check = facts.get("check") or {}
     restored = check.get("restored") or {}
     return [
@@ -249,6 +254,10 @@ def _brought_back(facts: Mapping[str, Any]) -> list[str]:
         *(f"run {one['run']} of {one['dag']} {one['fate']}: {one['why']}" for one in restored.get("runs", ())),
         *([f"records of evidence lost: {restored['records_lost']}"] if "records_lost" in restored else []),
         *(f"not in the vault: {one}" for one in restored.get("lacking", ())),
+        *(
+            escape(f"{check['machine']}: {one}")
+            for one in ((*check["found"], *check["done"]) if "machine" in check else ())
+        ),
     ]
 
 
