@@ -110,6 +110,22 @@ def test_an_arm_without_data_is_inconclusive_and_never_a_pass() -> None:
     assert judge([counts([0] * 40, [0] * 40, 0)]).verdict is Verdict.INCONCLUSIVE
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("nan_strategy", ["remove", "replace"])
+@pytest.mark.parametrize("horizon", [None, 1, 30])
+def test_an_arm_whose_every_value_is_missing_is_not_enough_data_whatever_stands_for_the_missing(
+    nan_strategy: str, horizon: int | None
+) -> None:
+    none, ones, levels = [math.nan] * 30, [1.0] * 30, [100.0, 101.0] * 15
+    given = [metric(none, none), metric(none, ones), metric(ones, none), metric(levels, none), metric([], levels)]
+    given += [counts(none, none, 100), counts([0] * 30, none, 100)]
+    apart = metric([5.0, math.nan] * 15, [math.nan, 5.0] * 15)
+    for one in [*given, *([apart] if nan_strategy == "remove" else [])]:
+        found = judge([{**one, "nan_strategy": nan_strategy}], horizon=horizon)
+        assert found.verdict is Verdict.INCONCLUSIVE, one
+        assert "not enough data" in found.reasons[0], found.reasons
+
+
 def test_a_very_bad_canary_is_rolled_back_at_an_early_look_and_a_later_recovery_does_not_take_it_back() -> None:
     found = judge([counts([1] * 30, [30] * 3 + [0] * 27, 300)], horizon=30)
     assert found.verdict is Verdict.ROLL_BACK

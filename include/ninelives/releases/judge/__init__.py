@@ -138,8 +138,8 @@ def _directed(metric: Metric, direction: str, parts: int, horizon: int | None) -
     arms = (metric.experiment, metric.experiment_attempts), (metric.control, metric.control_attempts)
     (values, attempts), (others, other_attempts) = arms if direction == "increase" else arms[::-1]
     worse, beside = (np.array(one, float) for one in (values, others))
-    if not _seen(worse, metric) or not _seen(beside, metric):
-        return Finding(metric.name, Verdict.INCONCLUSIVE, "no data in one of the arms")
+    if np.isnan(worse).all() or np.isnan(beside).all():  # also of an empty arm, and of one that noughts would stand for
+        return Finding(metric.name, Verdict.INCONCLUSIVE, "not enough data: none in one of the arms")
     if min(np.nanmin(worse), np.nanmin(beside)) < 0:
         return Finding(metric.name, Verdict.INCONCLUSIVE, "a ratio says nothing of negative values")
     counted = attempts is not None
@@ -178,10 +178,6 @@ def _margin(metric: Metric, direction: str, counted: bool) -> float:
         return default
     allowed = metric.allowed[1] if direction == "increase" else 1 / metric.allowed[0] if metric.allowed[0] else 0.0
     return allowed if allowed > 1 else default
-
-
-def _seen(values: Array, metric: Metric) -> bool:
-    return bool(len(_kept(values, metric)))
 
 
 def _kept(values: Array, metric: Metric) -> Array:
