@@ -82,12 +82,16 @@ def test_a_killed_gateway_is_started_again_by_its_supervisor(world: World) -> No
     world.returned(drill)
 
 
-def test_a_partition_stops_the_copying_and_not_the_users(world: World) -> None:
+def test_a_partition_cuts_a_store_off_from_the_rest_and_not_from_its_own_site(world: World) -> None:
     drill = world.drill("partition")
     assert drill.site == "dublin"
     inject_fault(world.systems, drill)
     with pytest.raises(Unavailable):
         world.systems.store("dublin").ping()
+    for replica in world.systems.replicas("dublin"):
+        replica.unload("beta")
+        replica.load("beta")
+        assert replica.ready("beta"), "loaded from the store of its site, in mid-partition"
     assert answers(world, "alpha")
     world.returned(drill)
     world.systems.store("dublin").ping()

@@ -133,13 +133,12 @@ class SlowStore(_AtCopy):
 
 class Partition(_AtCopy):
     name = ScenarioName.PARTITION
-    breaks = "the store of a copy answers nobody (SIGSTOP): the sites cannot bring their data together, and both serve"
+    breaks = "nothing gets through to the store of a copy from outside its site, where it goes on serving its replicas"
     promises = (Promise.USERS, Promise.COPIES)
     hold = LONG_ENOUGH
 
     def plan(self, systems: Systems, drill: Drill) -> tuple[Fault, ...]:
-        (store, *_) = systems.faults().programs("store", drill.site)
-        return (Frozen(program=store, site=drill.site),)
+        return tuple(Frozen(program=link, site=drill.site) for link in systems.faults().programs("link", drill.site))
 
 
 class CorruptObject(_AtCopy):

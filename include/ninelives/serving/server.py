@@ -5,6 +5,7 @@
 | ``NINELIVES_SITE`` | the site this replica belongs to |
 | ``NINELIVES_PORT`` | port to listen on; ``NINELIVES_HOST`` is 127.0.0.1 unless set |
 | ``NINELIVES_CONNECTIONS`` | file with the connections ``ninelives_<site>_store`` and ``ninelives_<site>_replicas`` |
+| ``NINELIVES_STORE`` | URL of the store within the site, where the connection's is the way from outside |
 | ``NINELIVES_MODELS`` | models to load at the start, separated by commas |
 | ``NINELIVES_CACHE`` | folder for verified copies of models; without it a restart needs the store |
 | ``NINELIVES_PROVIDER`` | what ONNX Runtime calls the accelerator; CUDAExecutionProvider unless set |
@@ -21,6 +22,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -107,7 +109,10 @@ def main(environment: Mapping[str, str]) -> int:
         log.error("the environment lacks or spoils a setting: %s", error)
         return 2
     try:
-        store = S3ObjectStore.from_connection(connections.get(f"ninelives_{site}_store"), site)
+        connection = connections.get(f"ninelives_{site}_store")
+        if near := environment.get("NINELIVES_STORE"):
+            connection = replace(connection, extra={**connection.extra, "endpoint_url": near})
+        store = S3ObjectStore.from_connection(connection, site)
         key = connections.get(f"ninelives_{site}_replicas").password
         cache = environment.get("NINELIVES_CACHE")
         models = [name.strip() for name in environment.get("NINELIVES_MODELS", "").split(",") if name.strip()]

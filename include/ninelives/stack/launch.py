@@ -44,6 +44,8 @@ def command(local: LocalEstate, program: Program) -> Command:
             return Command(postgres.arguments(local))
         case "store":
             return _store(local, program.site or "")
+        case "link":
+            return _link(local, program.site or "")
         case "replica":
             return _replica(local, program.site or "", program.number)
         case "gateway":
@@ -100,6 +102,39 @@ def _store(local: LocalEstate, site: str) -> Command:
     )
 
 
+def _link(local: LocalEstate, site: str) -> Command:
+    """From outside, a site's store is reached through this relay: a partition cuts the way and leaves the store."""
+    ports, tcp_proxy = local.ports.site(site), "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+
+    def address(port: int) -> dict[str, object]:
+        return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+    relay = {"@type": f"type.googleapis.com/{tcp_proxy}", "stat_prefix": "link", "cluster": "store"}
+    endpoint = {"endpoint": {"address": address(ports.store)}}
+    config = {
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": "link",
+                    "address": address(ports.link),
+                    "filter_chains": [
+                        {"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": relay}]}
+                    ],
+                }
+            ],
+            "clusters": [
+                {
+                    "name": "store",
+                    "connect_timeout": "1s",
+                    "load_assignment": {"cluster_name": "store", "endpoints": [{"lb_endpoints": [endpoint]}]},
+                }
+            ],
+        }
+    }
+    options = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+    return Command([binary("envoy"), "--config-yaml", json.dumps(config), *options])
+
+
 def _vault(local: LocalEstate) -> Command:
     """Lets its one login add and read. Listings are not cached: the keeper removes behind its back."""
     login, password = vault.server_login(local)
@@ -121,6 +156,7 @@ def _replica(local: LocalEstate, site: str, number: int) -> Command:
             "NINELIVES_SITE": site,
             "NINELIVES_PORT": str(local.ports.site(site).replicas[number - 1]),
             "NINELIVES_CONNECTIONS": str(local.home.connections_file),
+            "NINELIVES_STORE": f"http://127.0.0.1:{local.ports.site(site).store}",
             "NINELIVES_MODELS": ",".join(models),
             "NINELIVES_CACHE": str(local.home.site(site) / f"replica-{number}"),
             # The processor plays the accelerator to replicas too; no promotion believes it.

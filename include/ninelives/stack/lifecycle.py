@@ -233,8 +233,8 @@ class _Start:
         from ninelives.adapters.s3 import S3ObjectStore
 
         self.local.store_folder(site).mkdir(parents=True, exist_ok=True)
-        url = f"http://127.0.0.1:{self.local.ports.site(site).store}"
-        self._run([program for program in self._of_site(site) if program.kind == "store"], lambda: answers(url))
+        url = f"http://127.0.0.1:{self.local.ports.site(site).link}"
+        self._run([one for one in self._of_site(site) if one.kind in ("store", "link")], lambda: answers(url))
         connections = FileConnections(self.local.home.connections_file)
         store = S3ObjectStore.from_connection(connections.get(f"ninelives_{site}_store"), site)
         for bucket in BUCKETS:

@@ -160,14 +160,14 @@ class LocalEstate:
         for site in self.estate.site_names:
             at = ports.site(site)
             key, secret = self.access_key(site)
-            store = f"http://{loopback}:{at.store}"
+            store, link = f"http://{loopback}:{at.store}", f"http://{loopback}:{at.link}"
             replicas = [f"http://{loopback}:{port}" for port in at.replicas]
             served = [(f"{site}-replica-{number}", url) for number, url in enumerate(replicas, 1)]
             found[f"ninelives_{site}_store"] = {
                 "conn_type": "aws",
                 "login": key,
                 "password": secret,
-                "extra": {"endpoint_url": store, "region_name": REGION},
+                "extra": {"endpoint_url": link, "region_name": REGION},
             }
             machines = self.estate.site_by_name[site].accelerators
             found[f"ninelives_{site}_replicas"] = {
@@ -189,9 +189,17 @@ class LocalEstate:
                 "extra": {
                     **supervisor,
                     "group": site_group(site),
-                    "answers": [store, *(f"{url}/v2/health/live" for url in replicas)],
-                    "programs": {"store": [f"{site}-store"], "replica": [name for name, _ in served]},
-                    "addresses": {f"{site}-store": store, **{name: f"{url}/v2/health/live" for name, url in served}},
+                    "answers": [store, link, *(f"{url}/v2/health/live" for url in replicas)],
+                    "programs": {
+                        "store": [f"{site}-store"],
+                        "link": [f"{site}-link"],
+                        "replica": [name for name, _ in served],
+                    },
+                    "addresses": {
+                        f"{site}-store": store,
+                        f"{site}-link": link,
+                        **{name: f"{url}/v2/health/live" for name, url in served},
+                    },
                     "disk": str(self.store_folder(site)),
                     **({"accelerators": played} if (played := self.played(site)) else {}),
                 },

@@ -24,6 +24,8 @@ _PER_SITE = 5
 class SitePorts:
     store: int
     replicas: tuple[int, ...]
+    link: int
+    """The way to the store from outside the site."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Ports:
 
     def site(self, name: str) -> SitePorts:
         first = self.base + _FIRST_SITE + _PER_SITE * self.sites.index(name)
-        return SitePorts(first, tuple(range(first + 1, first + 1 + REPLICAS)))
+        replicas = tuple(range(first + 1, first + 1 + REPLICAS))
+        return SitePorts(first, replicas, link=replicas[-1] + 1)
 
     def named(self) -> dict[str, int]:
         """What listens where, in words."""
@@ -80,7 +83,7 @@ class Ports:
         }
         for name in self.sites:
             site = self.site(name)
-            ports[f"{name}-store"] = site.store
+            ports |= {f"{name}-store": site.store, f"{name}-link": site.link}
             ports |= {f"{name}-replica-{number}": port for number, port in enumerate(site.replicas, 1)}
         return ports
 

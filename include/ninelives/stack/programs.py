@@ -32,7 +32,7 @@ class Program:
 
     name: str
     kind: str
-    """Picks the command: postgres, store, replica, an Airflow component or a ``Part``."""
+    """Picks the command: postgres, store, link, replica, an Airflow component or a ``Part``."""
     part: Part | None = None
     site: str | None = None
     number: int = 0
@@ -83,6 +83,7 @@ def _of_site(site: str) -> list[Program]:
     # SIGKILL, because supervisord must not bring a lost site back; `stack down` drains them before it stops them.
     return [
         Program(f"{site}-store", "store", site=site, stop_signal="KILL"),
+        Program(f"{site}-link", "link", site=site, stop_signal="KILL"),
         *(
             Program(f"{site}-replica-{number}", "replica", site=site, number=number, stop_signal="KILL")
             for number in range(1, REPLICAS + 1)

@@ -102,7 +102,7 @@ def test_connections_are_what_airflow_reads_and_what_adapters_read(local: LocalE
     path = tmp_path / "connections.json"
     path.write_text(json.dumps(found))
     store = FileConnections(path).get("ninelives_paris_store")
-    assert store.extra["endpoint_url"] == "http://127.0.0.1:20010"
+    assert store.extra["endpoint_url"] == "http://127.0.0.1:20013", "the way from outside its site"
     assert store.password
     assert store.password not in repr(store)
     with pytest.raises(Unavailable, match="ninelives_rome_store"):

@@ -23,7 +23,7 @@ def test_each_site_is_one_group_with_a_store_and_its_replicas(estate: Estate) ->
     for site in estate.site_names:
         members = [program for program in programs(estate) if program.site == site]
         assert {program.group for program in members} == {f"site-{site}"}
-        assert [program.kind for program in members] == ["store"] + ["replica"] * REPLICAS
+        assert [program.kind for program in members] == ["store", "link"] + ["replica"] * REPLICAS
 
 
 def test_a_site_is_killed_and_everything_else_is_asked_first(estate: Estate) -> None:
