@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -81,6 +82,13 @@ def main() -> None:
         took = change(world)
         print(f"one change of the gateway: median {median(took):.0f} ms, worst {max(took):.0f} ms of {len(took)}")
         world.policy = {**ReleaseWorld.policy, "shadow": 0}
+        asked: Counter[str] = Counter()
+        lost: Counter[str] = Counter()
+
+        def add(name: str, counts: dict[str, int]) -> None:
+            asked[name] += sum(counts.values())
+            lost[name] += sum(counts.values()) - counts.get("good", 0)
+
         for number in range(runs):
             first = 2 + 3 * number
             for name, version, onnx in (
@@ -88,9 +96,14 @@ def main() -> None:
                 ("slow", first + 1, slow_model(float(first))),
             ):
                 seconds, counts = bad(world, str(version), onnx)
+                add(name, counts)
                 print(f"{name}: {seconds:.2f} s to old version only; requests {counts}")
             over, back, counts = good(world, str(first + 2))
+            add("good", counts)
             print(f"good: take-over {over:.2f} s, rollback by hand {back:.2f} s; requests {counts}")
+        for name in asked:
+            print(f"{name}: {lost[name]} of {asked[name]} requests lost")
+        print(f"in all: {lost.total()} of {asked.total()} requests lost")
 
 
 if __name__ == "__main__":
