@@ -405,6 +405,58 @@ class Registry(Protocol):
     def ping(self) -> None: ...
 
 
+@dataclass(frozen=True, order=True)
+class Grant:
+    """What a role of the registry gives."""
+
+    kind: str
+    """``registered_model`` or ``experiment``."""
+    what: str
+    permission: str
+    """``READ`` or ``EDIT``"""
+
+    def __str__(self) -> str:
+        return f"{self.permission} on {self.kind} {self.what}"
+
+
+@dataclass
+class Accounts:
+    """The registry's accounts, but for the one that asks."""
+
+    users: set[str] = field(default_factory=set)
+    """Without the administrators."""
+    administrators: set[str] = field(default_factory=set)
+    """Who may do everything, whatever roles say."""
+    roles: dict[str, set[Grant]] = field(default_factory=dict)
+    """Role to what it gives."""
+    holders: dict[str, set[str]] = field(default_factory=dict)
+    """Role to the accounts that have it."""
+
+
+class RegistryAccounts(Protocol):
+    """Keeps the registry's accounts. All raise ``Unavailable``."""
+
+    def read(self) -> Accounts: ...
+
+    def experiment(self, model: str) -> str | None:
+        """The id of the model's experiment, ``None`` where there is none yet."""
+        ...
+
+    def ensure_model(self, model: str) -> str:
+        """Make the registered model and its experiment where they are missing; the experiment's id."""
+        ...
+
+    def ensure_user(self, name: str, password: str) -> None:
+        """Make the account, or give it this password."""
+        ...
+
+    def set_role(self, role: str, grants: set[Grant], holders: set[str]) -> None:
+        """Make the role give exactly this to exactly these."""
+        ...
+
+    def remove_role(self, role: str) -> None: ...
+
+
 # --- brokers -----------------------------------------------------------------------------------------------------
 
 
@@ -966,6 +1018,10 @@ class Systems(Protocol):
     def ledger(self) -> Ledger: ...
 
     def registry(self) -> Registry: ...
+
+    def accounts(self) -> RegistryAccounts:
+        """Who has an account of the registry, asked and changed as its administrator."""
+        ...
 
     def accelerators(self, site: str, host: Host) -> Accelerators:
         """What looks at the accelerators of ``host``, which is this machine; raises ``Refused`` where nothing can."""

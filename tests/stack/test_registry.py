@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,19 +11,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from support.models import estate_of_two_sites, sum_model
-from support.processes import Process, SiteProcesses, free_port, stopping, wait_until
+from support.processes import stopping
+from support.registry import PASSWORD, Server
 
+from ninelives.access.audit import audit_access, refuse_drift
+from ninelives.access.compare import Finding, Kind
 from ninelives.access.registry import apply, check
+from ninelives.adapters.connected import ConnectedEstate
+from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.ledger import SqlLedger, migrate
-from ninelives.adapters.mlflow import ALIAS, DATA_TAG, DIGEST_TAG, MlflowRegistry
-from ninelives.adapters.mlflow_accounts import MlflowAccounts
+from ninelives.adapters.mlflow import ALIAS, DATA_TAG, DIGEST_TAG, MlflowRegistry, register
+from ninelives.adapters.mlflow_accounts import MlflowAccounts, connection_for
 from ninelives.artefacts.orphans import find
 from ninelives.artefacts.prune import KIND, prune
 from ninelives.errors import Refused, Unavailable
 from ninelives.estate import Estate
+from ninelives.estate.artefacts import RegistryRole
 from ninelives.home import Home
 from ninelives.ports import Connection, GatewayState
 from ninelives.releases.publish import digest_of, object_key
@@ -32,81 +37,22 @@ pytestmark = pytest.mark.stack
 
 MODEL = "alpha"
 ROLES = {"rosa": "reader", "tom": "trainer", "rita": "releaser"}
-PASSWORD = "a-long-password-for-tests"
 
 
-class Server:
-    """MLflow as the local estate starts it, with its database in a file and its artefacts at paris."""
-
-    def __init__(self, folder: Path) -> None:
-        self.sites = {name: SiteProcesses(name, folder / name, models="", replicas=0) for name in ("paris", "dublin")}
-        paris, self.port = self.sites["paris"], free_port()
-        config = folder / "auth.ini"
-        config.write_text(
-            f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{folder}/auth.db\n"
-            "admin_username = admin\nauth_cache_ttl_seconds = 60\n"
-            "authorization_function = ninelives.adapters.mlflow_authorize:authenticate\n"
-        )
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--app-name", "basic-auth", "--artifacts-destination", "s3://mlflow"]
-        environment = {
-            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_AUTH_CONFIG_PATH": str(config),
-            "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": "secret-key-of-the-test",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{paris.store_port}",
-            "AWS_ACCESS_KEY_ID": paris.login,
-            "AWS_SECRET_ACCESS_KEY": paris.password,
-            "AWS_DEFAULT_REGION": "local",
-            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-        }
-        self.process = Process(command, folder / "mlflow.log", environment)
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        for site in self.sites.values():
-            store = site.start_store()
-            store.ensure_bucket("models")
-            store.ensure_bucket("mlflow")
-        self.process.start()
-        wait_until(lambda: answers(f"{self.url}/health"), "MLflow's health", timeout=120, every=0.2)
-
-    def connection(self, who: str = "admin") -> Connection:
-        return Connection("ninelives_mlflow", "127.0.0.1", self.port, who, PASSWORD)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
-
-
-class Systems:
-    """An estate whose registry, stores and ledger are real; it has no gateway that would divide requests."""
+class Systems(ConnectedEstate):
+    """Registry, stores and ledger are real; there is no gateway that would divide requests."""
 
     def __init__(self, server: Server, folder: Path) -> None:
-        self.server, self.home = server, Home(folder / "home")
         document = estate_of_two_sites().model_dump(mode="json")
         document["models"][0]["registry"] = [{"who": who, "role": role} for who, role in ROLES.items()]
         document["models"][0]["retention"] = {"keep": 1, "keep_for": "1d"}
-        self.estate = Estate.model_validate(document)
-        url = f"sqlite:///{folder / 'ledger.db'}"
-        migrate(url)
-        self._ledger = SqlLedger(url)
-        self.connections: Any = self
-
-    def find(self, conn_id: str) -> Connection:
-        return Connection(conn_id, login=conn_id.rpartition("_")[2], password=PASSWORD)
-
-    def store(self, site: str) -> Any:
-        return self.server.sites[site].store
-
-    def registry(self) -> MlflowRegistry:
-        return MlflowRegistry(self.server.connection())
+        home = Home(folder / "home")
+        home.connections_file.parent.mkdir(parents=True)
+        found = {name: one for site in server.sites.values() for name, one in site.connections().items()}
+        home.connections_file.write_text(json.dumps(found | server.connections(*ROLES)))
+        super().__init__(Estate.model_validate(document), FileConnections(home.connections_file), home)
+        migrate(f"sqlite:///{folder / 'ledger.db'}")
+        self._ledger = SqlLedger(f"sqlite:///{folder / 'ledger.db'}")
 
     def ledger(self) -> SqlLedger:
         return self._ledger
@@ -133,9 +79,7 @@ def server() -> Iterator[Server]:
 def systems(server: Server) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         systems: Any = Systems(server, Path(folder))
-        accounts = MlflowAccounts(server.connection())
-        first = apply(systems, accounts)
-        assert "rosa has no account" in first
+        assert Finding("registry", Kind.MISSING, "accounts", "rosa", "has no account") in apply(systems)
         yield systems
 
 
@@ -230,21 +174,97 @@ def test_each_role_may_what_it_is_for_and_the_server_refuses_all_else(
         MlflowRegistry(Connection("m", "127.0.0.1", server.port, "rosa", "wrong")).ping()
 
 
-def test_accounts_that_differ_from_what_is_declared_are_named_and_brought_back(server: Server, systems: Any) -> None:
+def test_accounts_that_differ_from_what_is_declared_are_named_fail_the_audit_and_are_brought_back(
+    server: Server, systems: Any
+) -> None:
     accounts = MlflowAccounts(server.connection())
-    assert check(systems, accounts) == []
-    accounts.set_role(f"ninelives:releaser:{MODEL}", accounts.read().roles[f"ninelives:releaser:{MODEL}"], {"tom"})
+    accounts.ensure_user("walter", PASSWORD)
+    assert check(systems) == []
+    report, record = audit_access(systems)
+    assert (report.checked, report.drift, report.silent) == (("registry",), (), ())
+    assert record.facts["registry"] == "3 accounts are as declared"
+    refuse_drift(report, record)
+
+    releaser = f"ninelives:releaser:{MODEL}"
+    accounts.set_role(releaser, accounts.read().roles[releaser], {"tom"})
     accounts.set_role("by-hand", set(), {"rosa"})
-    assert check(systems, accounts) == [
-        "rosa has by-hand, which nobody declared",
-        f"rita does not have ninelives:releaser:{MODEL}",
-        f"tom has ninelives:releaser:{MODEL}, which nobody declared",
+    # As somebody does it who goes round the roles: one account's own permission, and one more administrator.
+    direct = {"resource_type": "registered_model", "resource_id": MODEL, "username": "walter", "permission": "MANAGE"}
+    accounts._ask("POST", "3.0", "users/permissions/grant", direct)
+    accounts.ensure_user("mallory", PASSWORD)
+    accounts._ask("PATCH", "2.0", "users/update-admin", {"username": "mallory", "is_admin": True})
+    found = [str(one) for one in check(systems)]
+    assert [one for one in found if "walter" not in one and "MANAGE" not in one] == [
+        "registry: accounts: excess: mallory is an administrator, which nobody declared",
+        "registry: role by-hand: excess: rosa has it, which nobody declared",
+        f"registry: role {releaser}: missing: rita does not have it",
+        f"registry: role {releaser}: excess: tom has it, which nobody declared",
     ]
-    apply(systems, accounts)
-    assert check(systems, accounts) == ["rosa has by-hand, which nobody declared"], (
-        "what is not ours is told, not undone"
-    )
+    assert any("MANAGE" in one for one in found), "a permission of one account alone"
+    report, record = audit_access(systems)
+    assert record.facts["verdict"] == "missed"
+    assert record.facts["registry"] == f"{len(found)} differences"
+    with pytest.raises(Refused, match=r"mallory is an administrator.*access registry --apply"):
+        refuse_drift(report, record)
+
+    apply(systems)
+    left = [str(one) for one in check(systems)]
+    assert "registry: role by-hand: excess: rosa has it, which nobody declared" in left, "what is not ours is told"
+    assert not any(releaser in one for one in left)
     accounts.remove_role("by-hand")
+    for name in ("mallory", "walter"):
+        accounts._ask("DELETE", "2.0", "users/delete", {"username": name})
+    assert check(systems) == []
+
+
+def test_a_silent_registry_is_never_sound_and_an_estate_without_accounts_says_so(systems: Any, tmp_path: Path) -> None:
+    file = tmp_path / "connections.json"
+    document = json.loads(systems.home.connections_file.read_text())
+    document["ninelives_mlflow"]["password"] = "wrong"
+    file.write_text(json.dumps(document))
+    deaf = ConnectedEstate(systems.estate, FileConnections(file), systems.home)
+    deaf.ledger = systems.ledger  # type: ignore[method-assign]
+    report, record = audit_access(deaf)
+    assert (report.verdict, report.silent) == ("unknown", ("registry",))
+    with pytest.raises(Unavailable, match="registry: accounts: unchecked: cannot be checked now"):
+        refuse_drift(report, record)
+    undeclared = [model.model_copy(update={"registry": ()}) for model in systems.estate.models]
+    deaf.estate = systems.estate.model_copy(update={"models": tuple(undeclared)})
+    report, record = audit_access(deaf)
+    assert record.facts["registry"] == "the estate declares no account of it"
+    assert report.silent == ()
+
+
+def test_training_registers_as_the_trainer_and_the_alias_moves_as_the_releaser(server: Server, systems: Any) -> None:
+    import pandas as pd
+    from sklearn.linear_model import LinearRegression
+
+    rows = pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 3.0]})
+    native, accounts = LinearRegression().fit(rows, [3.0, 5.0]), MlflowAccounts(server.connection())
+
+    def train_one(number: float) -> str:
+        onnx, roles = sum_model(number), (RegistryRole.TRAINER, RegistryRole.RELEASER)
+        trainer, releaser = (connection_for(systems.connections, systems.estate, MODEL, role) for role in roles)
+        assert (trainer.login, releaser.login) == ("tom", "rita")
+        return register(
+            trainer, releaser=releaser, model=MODEL, native=native, onnx=onnx, digest=digest_of(onnx), example=rows,
+            parameters={}, metrics={"mae": 1.0}, data_version="d.dir",
+        )  # fmt: skip
+
+    version = train_one(20.0)
+    assert systems.registry().champion(MODEL) == version
+    assert train_one(20.0) == version, "the same bytes are the same version"
+    for role, refused in (
+        ("trainer", lambda: train_one(21.0)),
+        ("releaser", lambda: systems.registry().set_champion(MODEL, version)),
+    ):
+        name = f"ninelives:{role}:{MODEL}"
+        grants, holders = accounts.read().roles[name], accounts.read().holders[name]
+        accounts.set_role(name, grants, set())
+        with pytest.raises(Unavailable, match="Permission denied"):
+            refused()  # so it was not the administrator who did it
+        accounts.set_role(name, grants, holders)
+    systems.registry().set_champion(MODEL, version)
 
 
 def test_the_champion_moves_and_is_read_back_as_promotions_do_it(server: Server, systems: Any, tmp_path: Path) -> None:

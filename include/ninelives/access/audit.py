@@ -1,4 +1,5 @@
-"""Look at every site's permissions, say what differs from the estate, and remove grants that have ended."""
+"""Look at every site's permissions and the registry's accounts, say what differs from the estate, and remove grants
+that have ended."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from typing import Any
 from ninelives.access.compare import BUCKETS, Finding, Kind, compare
 from ninelives.access.grants import PREFIX, open_grants, withdraw
 from ninelives.access.policy import expires
+from ninelives.access.registry import REGISTRY, registry_accounts
+from ninelives.access.registry import check as check_registry
 from ninelives.errors import Refused, Unavailable
 from ninelives.ports import AccessControl, AccessPolicy, Record, Systems
 
@@ -23,7 +26,9 @@ class AccessReport:
     checked: tuple[str, ...]
     """Sites whose permissions could be read."""
     silent: tuple[str, ...] = ()
-    """Sites that keep permissions, and did not answer."""
+    """Sites, and the registry, that keep permissions, and did not answer."""
+    registry: str = "not looked at"
+    """What became of the registry's accounts, in words."""
 
     @property
     def drift(self) -> tuple[Finding, ...]:
@@ -38,12 +43,16 @@ class AccessReport:
         return {
             "verdict": self.verdict,
             "checked": list(self.checked),
+            "registry": self.registry,
             "findings": [{**asdict(finding), "drift": finding.is_drift} for finding in self.findings],
         }
 
 
 def check_access(systems: Systems, *, only: str | None = None, now: datetime | None = None) -> AccessReport:
-    """Compare what is declared with what is there, at each site or at ``only`` one. Changes nothing."""
+    """Compare what is declared with what is there, at each site and in the registry, or at ``only`` one site.
+
+    Changes nothing.
+    """
     findings: list[Finding] = []
     checked, silent = [], []
     for site in [name for name in systems.estate.site_names if only in (None, name)]:
@@ -58,7 +67,20 @@ def check_access(systems: Systems, *, only: str | None = None, now: datetime | N
         except (Refused, Unavailable) as error:
             findings.append(Finding(site, Kind.UNCHECKED, site, "", f"cannot be checked now: {error}"))
             silent.append(site)
-    return AccessReport(tuple(findings), tuple(checked), tuple(silent))
+    registry = AccessReport.registry
+    if only is None and not (accounts := registry_accounts(systems.estate)):
+        registry = "the estate declares no account of it"
+    elif only is None:
+        try:
+            different = check_registry(systems)
+            findings += different
+            checked.append(REGISTRY)
+            registry = f"{len(different)} differences" if different else f"{len(accounts)} accounts are as declared"
+        except (Refused, Unavailable) as error:
+            registry = f"cannot be checked now: {error}"
+            findings.append(Finding(REGISTRY, Kind.UNCHECKED, "accounts", "", registry))
+            silent.append(REGISTRY)
+    return AccessReport(tuple(findings), tuple(checked), tuple(silent), registry)
 
 
 def _check_site(systems: Systems, control: AccessControl, now: datetime) -> list[Finding]:
@@ -122,12 +144,16 @@ def record_access(systems: Systems, report: AccessReport, *, expired: Sequence[s
 
 def refuse_drift(report: AccessReport, record: Record) -> None:
     """:raises Refused: permissions differ from what is declared
-    :raises Unavailable: a site that keeps permissions did not answer
+    :raises Unavailable: a site that keeps permissions, or the registry, did not answer
     """
     more = f"and {len(report.drift) - 10} more" if len(report.drift) > 10 else ""
     if report.drift:
         reasons = [*(str(finding) for finding in report.drift[:10]), *([more] if more else [])]
-        raise Refused("access", [*reasons, f"see evidence {record.seq}; mend the policies, or declare what is right"])
+        todo = ["mend the policies"] if any(one.site != REGISTRY for one in report.drift) else []
+        if any(one.site == REGISTRY for one in report.drift):
+            todo.append("mend the registry's accounts (`ninelives access registry --apply`)")
+        todo.append("or declare what is right")
+        raise Refused("access", [*reasons, f"see evidence {record.seq}; {', '.join(todo)}"])
     if report.silent:
         said = [str(finding) for finding in report.findings if finding.site in report.silent]
         raise Unavailable("; ".join(said))

@@ -6,15 +6,16 @@ Each declared role of each model is one role of the registry, which holds the pe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
 
+from ninelives.access.compare import Finding, Kind
 from ninelives.errors import Refused
 from ninelives.estate import Estate
 from ninelives.estate.artefacts import RegistryRole
-from ninelives.ports import Systems
+from ninelives.ports import Accounts, Grant, Systems
 
 PREFIX = "ninelives"
+REGISTRY = "registry"
+"""Where findings are that are at no site."""
 
 
 def role_name(role: RegistryRole, model: str) -> str:
@@ -26,48 +27,10 @@ def registry_accounts(estate: Estate) -> list[str]:
     return sorted({account.who for model in estate.models for account in model.registry})
 
 
-@dataclass(frozen=True, order=True)
-class Grant:
-    kind: str
-    """``registered_model`` or ``experiment``."""
-    what: str
-    permission: str
-    """``READ`` or ``EDIT``"""
-
-
-@dataclass
-class Accounts:
-    """The registry's accounts, but for its administrator."""
-
-    users: set[str] = field(default_factory=set)
-    roles: dict[str, set[Grant]] = field(default_factory=dict)
-    """Role to what it gives."""
-    holders: dict[str, set[str]] = field(default_factory=dict)
-    """Role to the accounts that have it."""
-
-
-class RegistryAccounts(Protocol):
-    """Keeps the registry's accounts. All raise ``Unavailable``."""
-
-    def read(self) -> Accounts: ...
-
-    def experiment(self, model: str) -> str | None:
-        """The id of the model's experiment, ``None`` where there is none yet."""
-        ...
-
-    def ensure_model(self, model: str) -> str:
-        """Make the registered model and its experiment where they are missing; the experiment's id."""
-        ...
-
-    def ensure_user(self, name: str, password: str) -> None:
-        """Make the account, or give it this password."""
-        ...
-
-    def set_role(self, role: str, grants: set[Grant], holders: set[str]) -> None:
-        """Make the role give exactly this to exactly these."""
-        ...
-
-    def remove_role(self, role: str) -> None: ...
+def account_with(estate: Estate, model: str, role: RegistryRole) -> str | None:
+    """The account that the estate's own tasks sign in with where they act in this role: the first that has it."""
+    accounts = estate.model_by_name[model].registry if model in estate.model_by_name else ()
+    return next((account.who for account in accounts if account.role is role), None)
 
 
 def declared(estate: Estate, experiments: Mapping[str, str]) -> Accounts:
@@ -75,7 +38,7 @@ def declared(estate: Estate, experiments: Mapping[str, str]) -> Accounts:
 
     :param experiments: model to the id of its experiment
     """
-    wanted = Accounts()
+    wanted = Accounts(administrators=set(estate.administrators))
     for model in estate.models:
         for account in model.registry:
             name, edits = role_name(account.role, model.name), account.role is not RegistryRole.READER
@@ -89,38 +52,50 @@ def declared(estate: Estate, experiments: Mapping[str, str]) -> Accounts:
     return wanted
 
 
-def differences(wanted: Accounts, found: Accounts) -> Iterator[str]:
-    """Every difference as a sentence: what is missing, and what somebody has who was not declared for it."""
-    for user in sorted(wanted.users - found.users):
-        yield f"{user} has no account"
+def differences(wanted: Accounts, found: Accounts) -> Iterator[Finding]:
+    """Every difference: what is missing, and what somebody has who was not declared for it."""
+
+    def finding(kind: Kind, subject: str, who: str, detail: str) -> Finding:
+        return Finding(REGISTRY, kind, subject, who, detail)
+
+    for user in sorted(wanted.users - found.users - found.administrators):
+        yield finding(Kind.MISSING, "accounts", user, "has no account")
+    for user in sorted(found.administrators - wanted.administrators):
+        yield finding(Kind.EXCESS, "accounts", user, "is an administrator, which nobody declared")
     for role in sorted(wanted.roles.keys() | found.roles.keys()):
         should, does = wanted.roles.get(role, set()), found.roles.get(role, set())
         for grant in sorted(should - does):
-            yield f"{role} lacks {grant.permission} on {grant.kind} {grant.what}"
+            yield finding(Kind.MISSING, f"role {role}", "", f"lacks {grant}")
         for grant in sorted(does - should):
-            yield f"{role} has {grant.permission} on {grant.kind} {grant.what}, which nobody declared"
+            yield finding(Kind.EXCESS, f"role {role}", "", f"has {grant}, which nobody declared")
     for role in sorted(wanted.holders.keys() | found.holders.keys()):
         should_have, have = wanted.holders.get(role, set()), found.holders.get(role, set())
         for user in sorted(should_have - have):
-            yield f"{user} does not have {role}"
+            yield finding(Kind.MISSING, f"role {role}", user, "does not have it")
         for user in sorted(have - should_have):
-            yield f"{user} has {role}, which nobody declared"
+            yield finding(Kind.EXCESS, f"role {role}", user, "has it, which nobody declared")
 
 
-def check(systems: Systems, accounts: RegistryAccounts) -> list[str]:
+def check(systems: Systems) -> list[Finding]:
     """Every difference; none where the estate declares no account, as nothing was promised then.
 
     :raises Unavailable: the registry does not answer
     """
-    if not registry_accounts(systems.estate):
+    estate = systems.estate
+    if not registry_accounts(estate):
         return []
-    found = {model.name: accounts.experiment(model.name) for model in systems.estate.models if model.registry}
-    missing = [f"{model} has no experiment in the registry" for model, number in found.items() if number is None]
-    wanted = declared(systems.estate, {model: number or "(none)" for model, number in found.items()})
+    accounts = systems.accounts()
+    found = {model.name: accounts.experiment(model.name) for model in estate.models if model.registry}
+    missing = [
+        Finding(REGISTRY, Kind.MISSING, f"model {model}", "", "has no experiment")
+        for model, number in found.items()
+        if number is None
+    ]
+    wanted = declared(estate, {model: number or "(none)" for model, number in found.items()})
     return [*missing, *differences(wanted, accounts.read())]
 
 
-def apply(systems: Systems, accounts: RegistryAccounts) -> list[str]:
+def apply(systems: Systems) -> list[Finding]:
     """Bring the registry's accounts to what is declared; what was different before.
 
     Roles of ours that nobody declares any more go; what somebody made by hand stays, and ``check`` tells it.
@@ -128,7 +103,7 @@ def apply(systems: Systems, accounts: RegistryAccounts) -> list[str]:
     :raises Refused: no password is known for an account
     :raises Unavailable: the registry does not answer; run again
     """
-    estate = systems.estate
+    estate, accounts = systems.estate, systems.accounts()
     passwords: dict[str, str] = {}
     for who in registry_accounts(estate):
         found = systems.connections.find(f"ninelives_mlflow_{who}")

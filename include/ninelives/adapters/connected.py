@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ninelives.estate import Estate, Service, load_estate
 from ninelives.estate.accelerators import Host
+from ninelives.estate.artefacts import RegistryRole
 from ninelives.estate.model import AccessKind, Engine, GateEngine
 from ninelives.estate.streams import Stream
 from ninelives.home import Home
@@ -14,6 +15,7 @@ from ninelives.ports import (
     Accelerators,
     AccessControl,
     Answer,
+    Connection,
     Connections,
     Databases,
     FaultControl,
@@ -24,6 +26,7 @@ from ninelives.ports import (
     ObjectStore,
     Rebuilder,
     Registry,
+    RegistryAccounts,
     Replica,
     Scheduler,
     Signer,
@@ -127,7 +130,17 @@ class ConnectedEstate:
     def registry(self) -> Registry:
         from ninelives.adapters.mlflow import MlflowRegistry
 
-        return MlflowRegistry(self.connections.get("ninelives_mlflow"))
+        return MlflowRegistry(self.connections.get("ninelives_mlflow"), self._releaser)
+
+    def _releaser(self, model: str) -> Connection:
+        from ninelives.adapters.mlflow_accounts import connection_for
+
+        return connection_for(self.connections, self.estate, model, RegistryRole.RELEASER)
+
+    def accounts(self) -> RegistryAccounts:
+        from ninelives.adapters.mlflow_accounts import MlflowAccounts
+
+        return MlflowAccounts(self.connections.get("ninelives_mlflow"))
 
     def accelerators(self, site: str, host: Host) -> Accelerators:
         from ninelives.adapters.nvml import probe_of

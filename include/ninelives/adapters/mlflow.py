@@ -35,6 +35,7 @@ PING = 5.0
 def register(
     connection: Connection,
     *,
+    releaser: Connection | None = None,
     model: str,
     native: Any,
     onnx: bytes,
@@ -47,6 +48,8 @@ def register(
 ) -> str:
     """Log a trained model and register it with the alias ``champion``; return its version.
 
+    :param connection: of an account that may train
+    :param releaser: of one that may move the alias; by default the same
     :param native: the scikit-learn model
     :param example: a data frame of some input rows, for the signature
     :param data_hash: SHA-256 over the objects of ``data_version``
@@ -58,16 +61,22 @@ def register(
         if version is None:
             tags = {DATA_TAG: data_version, HASH_TAG: data_hash, DIGEST_TAG: digest}
             version = _log(mlflow, client, model, native, onnx, example, parameters, metrics, tags)
+    with _asking(releaser or connection) as mlflow:
+        client = mlflow.MlflowClient()
         if int(version) >= _champion(client, model):
             client.set_registered_model_alias(model, ALIAS, version)
     return version
 
 
 class MlflowRegistry:
-    """``ports.Registry`` on an MLflow server."""
+    """``ports.Registry`` on an MLflow server.
 
-    def __init__(self, connection: Connection) -> None:
+    :param releaser: model to the connection of the account that moves its alias; by default the same
+    """
+
+    def __init__(self, connection: Connection, releaser: Callable[[str], Connection] | None = None) -> None:
         self.connection = connection
+        self._releaser = releaser or (lambda _: connection)
 
     def versions(self) -> list[ModelVersion]:
         with _asking(self.connection) as mlflow:
@@ -78,7 +87,7 @@ class MlflowRegistry:
             return str(_champion(mlflow.MlflowClient(), model) or "") or None
 
     def set_champion(self, model: str, version: str) -> None:
-        with _asking(self.connection) as mlflow:
+        with _asking(self._releaser(model)) as mlflow:
             mlflow.MlflowClient().set_registered_model_alias(model, ALIAS, version)
 
     def metrics(self, version: ModelVersion) -> Mapping[str, float]:
@@ -217,11 +226,13 @@ def _log(
             pip_requirements=[f"{library}=={metadata.version(library)}" for library in ("scikit-learn", "lightgbm")],
             serialization_format="cloudpickle",
         )
-        try:
-            client.create_registered_model(model)
-        except mlflow.exceptions.MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        # Not simply made: whoever may only train is refused then, also where it is there.
+        if not client.search_registered_models(f"name='{model}'"):
+            try:
+                client.create_registered_model(model)
+            except mlflow.exceptions.MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
         made = client.create_model_version(
             model, source=logged.model_uri, run_id=run.info.run_id, tags=tags, model_id=logged.model_id
         )

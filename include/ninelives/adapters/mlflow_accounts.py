@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from ninelives.access.registry import Accounts, Grant
+from ninelives.access.registry import account_with
 from ninelives.adapters.http_client import http_client
 from ninelives.errors import Unavailable
-from ninelives.ports import Connection
+from ninelives.estate import Estate
+from ninelives.estate.artefacts import RegistryRole
+from ninelives.ports import Accounts, Connection, Connections, Grant
 
 WORKSPACE = "default"
 TIMEOUT = 30.0
 """Seconds; a password is hashed slowly on purpose."""
 
 
+def connection_for(connections: Connections, estate: Estate, model: str, role: RegistryRole) -> Connection:
+    """How the estate's own tasks sign in to act in this role; as administrator where no account is declared for it.
+
+    :raises Unavailable: there is no such connection
+    """
+    who = account_with(estate, model, role)
+    return connections.get(f"ninelives_mlflow_{who}" if who else "ninelives_mlflow")
+
+
 class MlflowAccounts:
-    """``access.registry.RegistryAccounts``, signed in as the registry's administrator."""
+    """``ports.RegistryAccounts``, signed in as the registry's administrator."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -24,6 +35,7 @@ class MlflowAccounts:
         found = Accounts()
         users = self._ask("GET", "2.0", "users/list")["users"]
         found.users = {one["username"] for one in users if not one["is_admin"]}
+        found.administrators = {one["username"] for one in users if one["is_admin"]} - {self.connection.login or ""}
         for role in self._roles():
             holders = self._holders(role["id"])
             if holders and not holders & found.users:

@@ -25,7 +25,7 @@ def check(
     record: Annotated[bool, typer.Option("--record", help="Leave what was found in the ledger.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare who may read and write each dataset and model with what the estate declares.
+    """Compare who may read and write each dataset and model, and the registry's accounts, with what is declared.
 
     Exit code 3 where a permission is missing, too many, a wildcard or public. What cannot be checked is said, and is
     never taken for sound.
@@ -60,17 +60,16 @@ def registry(
     from ninelives.access.registry import apply as bring
     from ninelives.access.registry import check as compare
     from ninelives.access.registry import registry_accounts
-    from ninelives.adapters.mlflow_accounts import MlflowAccounts
     from ninelives.cli.recover import connected
 
     systems = connected()
-    accounts = MlflowAccounts(systems.connections.get("ninelives_mlflow"))
-    mended = bring(systems, accounts) if apply else []
-    left = compare(systems, accounts)
+    before = [str(one) for one in bring(systems)] if apply else []
+    left = [str(one) for one in compare(systems)]
+    mended = [one for one in before if one not in left]
     declared = registry_accounts(systems.estate)
 
     def text() -> str:
-        lines = [*(f"mended: {one}" for one in mended if one not in left), *left]
+        lines = [*(f"mended: {one}" for one in mended), *left]
         same = "the accounts are as declared" if declared else "the estate declares no account of the registry"
         return "\n".join(lines if left else [*lines, same])
 
@@ -87,5 +86,9 @@ def _shown(report: dict[str, Any]) -> RenderableType:
     table = Table("site", "what", "finding", "who", "detail")
     for one in report["findings"]:
         table.add_row(*(Text(str(one[key])) for key in ("site", "subject", "kind", "who", "detail")))
-    checked = ", ".join(report["checked"]) or "no site"
-    return Group(*([table] if report["findings"] else []), Text(f"{report['verdict']}: {checked} checked"))
+    return Group(*([table] if report["findings"] else []), Text(_verdict(report)))
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    checked = ", ".join(report["checked"]) or "nothing"
+    return f"{report['verdict']}: {checked} checked; the registry's accounts: {report['registry']}"

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ninelives.errors import Refused, Unavailable
 from ninelives.estate import Estate
+from ninelives.estate.artefacts import RegistryRole
 from ninelives.flights import features as features_module
 from ninelives.flights import train as train_module
 from ninelives.flights.data import DATASET, history, write_partitions
@@ -168,14 +169,17 @@ def _snapshot(store: ObjectStore, data_version: str) -> pa.Table:
 
 def _publish(systems: Systems, trained: TrainedModel, data_version: str, data_hash: str) -> dict[str, Any]:
     from ninelives.adapters.mlflow import register
+    from ninelives.adapters.mlflow_accounts import connection_for
     from ninelives.adapters.redeploy import record_redeployment
 
     model, store = trained.name, systems.store(systems.estate.dataset_by_name[DATASET].primary)
     if not trained.beats_baseline:
         raise Refused(f"register {model}", [f"a constant answers as well on later days: {trained.metrics}"])
     digest = digest_of(trained.onnx)
+    accounts = systems.connections, systems.estate, model
     version = register(
-        systems.connections.get("ninelives_mlflow"),
+        connection_for(*accounts, RegistryRole.TRAINER),
+        releaser=connection_for(*accounts, RegistryRole.RELEASER),
         model=model,
         native=trained.native,
         onnx=trained.onnx,

@@ -266,11 +266,10 @@ class _Start:
     def _registry_accounts(self) -> None:
         from ninelives.adapters.connected import ConnectedEstate
         from ninelives.adapters.connections import FileConnections
-        from ninelives.adapters.mlflow_accounts import MlflowAccounts
 
         connections = FileConnections(self.local.home.connections_file)
         systems = ConnectedEstate(self.local.estate, connections, self.local.home)
-        apply(systems, MlflowAccounts(connections.get("ninelives_mlflow")))
+        apply(systems)
 
     def _vault(self) -> None:
         vault.create(self.local)
