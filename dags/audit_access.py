@@ -9,7 +9,8 @@ Compare who may read and write each dataset and model, and the registry's accoun
 - **Says** "cannot be checked here" of sites whose store keeps no permissions, and never takes them for sound.
 - **Finds** accounts, roles and administrators of the registry that differ, where the estate declares accounts.
 - **Removes** what a failover granted and whose time is over. It changes nothing else.
-- **Fails** on drift. Read the evidence that `audit_permissions` names; mend the policies or accounts, or declare what is right.
+- **Fails** on drift. Read the evidence that `audit_permissions` names; mend the policies or accounts, or declare
+  what is right.
 """
 
 from airflow.sdk import DAG
