@@ -44,9 +44,11 @@ def gather(systems: Systems, hashes: Mapping[str, str]) -> Needs:
             if release is not None:
                 needs.setdefault(release.data_version, set()).add(f"release {model}@{release.version} at {site}")
     ledger = systems.ledger()
-    for record in ledger.records(kind="release"):
+    for record in [*ledger.records(kind="release"), *ledger.records(kind="artefact")]:
         # A version that was deleted from the registry still says what an incident about it needs.
-        trained.setdefault((record.subject, str(record.facts.get("version"))), str(record.facts.get("data_version")))
+        if record.facts.get("data_version") is None:
+            continue
+        trained.setdefault((record.subject, str(record.facts.get("version"))), str(record.facts["data_version"]))
     for kind in NAMING:
         for record in ledger.records(kind=kind):
             for version in named(record.facts, hashes, trained):
