@@ -29,7 +29,7 @@ looks = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(looks, st.lists(st.sampled_from(["", "a warning", "{}", '{"other": 1}']), max_size=3))
 def test_what_is_read_is_what_was_printed_whatever_else_is_in_the_log(look: Look, around: list[str]) -> None:
     assert from_log("\n".join([*around, as_line(look), *around])) == look

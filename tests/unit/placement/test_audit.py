@@ -167,7 +167,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(JSON, st.dictionaries(st.text(min_size=4, max_size=5), st.integers(), max_size=2))
 def test_an_object_differs_from_itself_in_nothing_whatever_is_added_to_it(wanted: Any, added: dict[str, int]) -> None:
     live = {**wanted, **added} if isinstance(wanted, dict) else wanted
