@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
+from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.ports import Record, Replica, Systems
 from ninelives.releases.golden import answers_match
 from ninelives.releases.promotion import service_of
@@ -73,7 +73,7 @@ def rehearse(systems: Systems, service_name: str, clean_room: CleanRoom, *, run:
 
 def _release(systems: Systems, model: str, sites: tuple[str, ...]) -> tuple[Release, bytes]:
     """From the first of the service's sites that has it whole."""
-    problems = []
+    problems, away, known = list[str](), False, False
     for site in sites:
         try:
             store = systems.store(site)
@@ -81,10 +81,22 @@ def _release(systems: Systems, model: str, sites: tuple[str, ...]) -> tuple[Rele
             onnx = store.get(BUCKET, release.object) if release else None
             if release and onnx is not None and digest_of(onnx) == release.digest:
                 return release, onnx
-            problems.append(f"{site} has no whole release of {model}")
-        except NinelivesError as error:
+            known = known or release is not None
+            problems.append(
+                f"{site}: {f'{BUCKET}/{release.object} is not what its release says' if release else 'none'}"
+            )
+        except Unavailable as error:
+            away = True
             problems.append(f"{site}: {error}")
-    raise Unavailable(f"rehearse {model}: {'; '.join(problems)}")
+        except Corrupted as error:
+            known = True
+            problems.append(f"{site}: {error}")
+    text = f"rehearse {model}: no site gives a whole release of it: {'; '.join(problems)}"
+    if away:
+        raise Unavailable(text)
+    if known:
+        raise Corrupted(f"{text}; replicate_data copies what another site has, or publish it again")
+    raise Refused(f"rehearse {model}", ["no site has a release of it yet; train_model, or release stage and promote"])
 
 
 def _foreign(record: Redeployment, packages: Mapping[str, str]) -> list[str]:

@@ -29,7 +29,8 @@ from ninelives.adapters.redeploy import (
 )
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate.model import Hardware
-from ninelives.releases.publish import read_release
+from ninelives.releases.publish import BUCKET as MODELS
+from ninelives.releases.publish import pointer_key, read_release
 from ninelives.releases.redeploy import BUCKET, Redeployment, code_key, read_redeployment, record_key, sbom_key
 from ninelives.releases.rehearse import Served, rehearse
 
@@ -177,6 +178,19 @@ def test_a_rehearsal_is_met_only_where_packages_and_answers_are_the_recorded_one
     facts = rehearsed(systems, wrong)
     assert facts["verdict"] == "missed"
     assert "golden request 1: it answers" in facts["reasons"][0]
+
+
+def test_a_release_that_is_nowhere_is_not_one_that_is_away_or_damaged(systems: Any, recorded: Any) -> None:
+    release, _, _ = recorded
+    sites = systems.estate.service_by_name["alpha"].sites
+    for site in sites:
+        systems.store(site).put(MODELS, release.object, b"rotten")
+    with pytest.raises(Corrupted, match=r"paris: models/alpha/sha256/.* is not what its release says"):
+        rehearsed(systems)
+    for site in sites:
+        systems.store(site).delete(MODELS, pointer_key("alpha"))
+    with pytest.raises(Refused, match="no site has a release of it yet; train_model"):
+        rehearsed(systems)
 
 
 def test_a_room_that_refuses_is_a_missed_rehearsal_with_evidence(systems: Any, recorded: Any) -> None:
