@@ -36,8 +36,9 @@ with DAG(
     tags=[Tag.RELEASE],
     doc_md=__doc__,
     params={
-        "service": Param("", type="string", description="Whose model."),
-        "version": Param("", type="string", description="The version, as it was staged."),
+        # Without defaults: Airflow asks for both, and refuses a request without them before there is a run.
+        "service": Param(type="string", minLength=1, description="Whose model."),
+        "version": Param(type="string", pattern=r"^[1-9][0-9]*$", description="The version, as it was staged."),
         "again": Param(False, type="boolean", description="Although this version was rolled back before."),
     },
 ):

@@ -32,7 +32,8 @@ with DAG(
     default_args=DEFAULT_ARGS,  # no time limit for the run: Airflow would leave out what returns the users
     tags=[Tag.RELEASE],
     doc_md=__doc__,
-    params={"experiment": Param("", type="string", description="Its name in the estate.")},
+    # Without a default: Airflow asks for it, and refuses a request without it before there is a run.
+    params={"experiment": Param(type="string", minLength=1, description="Its name in the estate.")},
 ):
     begin_experiment = BeginExperimentOperator(task_id="begin_experiment", experiment="{{ params.experiment }}")
     plan = begin_experiment.output

@@ -218,7 +218,8 @@ def history(
     def text() -> str:
         return "\n".join(
             f"{row['since'] or 'before'}  {row['shares']}  {'(changing) ' if row['changing'] else ''}"
-            f"decided by {row['decided_by']}: {row['why']} (evidence {row['evidence'] or 'none'})"
+            f"decided by {row['decided_by']}{', approved by ' + row['approved_by'] if row['approved_by'] else ''}: "
+            f"{row['why']} (evidence {row['evidence'] or 'none'})"
             for row in rows
         )
 

@@ -146,6 +146,7 @@ class Stretch:
     why: str
     changing: bool = False
     """The gateway was being changed: what was before may still have answered."""
+    approved_by: str | None = None
 
 
 def history(journals: Sequence[Journal], first: Stretch) -> list[Stretch]:
@@ -154,15 +155,19 @@ def history(journals: Sequence[Journal], first: Stretch) -> list[Stretch]:
     :param first: what was before the first promotion
     """
     stretches = [first]
-    records = sorted((one for journal in journals for one in journal.records), key=lambda one: one.seq)
-    for record in records:
+    records = sorted(((one, journal) for journal in journals for one in journal.records), key=lambda one: one[0].seq)
+    for record, journal in records:
         facts = record.facts
         if facts["entry"] in (Entry.INTENT, Entry.TRAFFIC):
-            changing = facts["entry"] == Entry.INTENT
-            stretches.append(
-                Stretch(record.at, facts["shares"], facts["by"], record.seq, facts["why"], changing=changing)
-            )
+            changing, approved_by = facts["entry"] == Entry.INTENT, approver(journal.find(Entry.STEP, "approve"))
+            decided = record.at, facts["shares"], facts["by"], record.seq, facts["why"]
+            stretches.append(Stretch(*decided, changing=changing, approved_by=approved_by))
     return stretches
+
+
+def approver(step: Record | None) -> str | None:
+    """Who approved, as the record of the step ``approve`` says; ``None`` where nobody had to, or has."""
+    return step.facts["found"]["approved_by"] if step else None
 
 
 def at(stretches: Sequence[Stretch], instant: datetime) -> Stretch:

@@ -281,7 +281,10 @@ def _make_ready(replica: Replica, release: Release) -> str | None:
 
 
 def _set_traffic(systems: Systems, plan: Plan, name: str, split: VersionSplit | None, *, by: str, why: str) -> Record:
-    """Have the gateway divide requests so: the intent first, then the change, then its record."""
+    """Have the gateway divide requests so: the intent first, then the change, then its record.
+
+    :raises Refused: somebody else may change them now, and nothing was; or the run was rolled back meanwhile
+    """
     ledger = systems.ledger()
     journal = of_run(ledger, plan)
     if journal.find(Entry.ROLL_BACK) and name not in ("back", "served"):
@@ -291,19 +294,15 @@ def _set_traffic(systems: Systems, plan: Plan, name: str, split: VersionSplit | 
     shares = _percent(split) if split else {plan.new if name == "retire" else plan.old: 100}
     shadow = {"shadow": split.shadow_percent} if split and split.shadow else {}
     facts: dict[str, Any] = {"shares": shares, "by": by, "why": why, **shadow}
+    lease = ledger.take_lease(f"release:{plan.service}", plan.run, LEASE_TTL)
     write(ledger, plan, Entry.INTENT, name, before=journal.shares, **facts)
-    _gateway(systems, plan, split)
+    # Also where its state says so already: whoever wrote that may have been killed before Envoy was told.
+    systems.gateway().split(plan.service, split, token=lease.token)
     return write(ledger, plan, Entry.TRAFFIC, name, **facts)
 
 
 def _percent(split: VersionSplit) -> dict[str, int]:
     return {version: share for version, share in split.shares.items() if share}
-
-
-def _gateway(systems: Systems, plan: Plan, split: VersionSplit | None) -> None:
-    # Also where its state says so already: whoever wrote that may have been killed before Envoy was told.
-    lease = systems.ledger().take_lease(f"release:{plan.service}", plan.run, LEASE_TTL)
-    systems.gateway().split(plan.service, split, token=lease.token)
 
 
 def copy_requests(systems: Systems, plan: Plan, judge: Judge = judged) -> dict[str, Any]:
@@ -513,16 +512,22 @@ def retire(systems: Systems, plan: Plan, *, now: datetime | None = None) -> bool
         for site in systems.estate.service_by_name[plan.service].sites if not stays else ():
             for replica in _live(systems, site):
                 replica.unload_version(plan.model, plan.old)
+        _let_go(systems, plan)
     write(systems.ledger(), plan, Entry.RETIRED, by=plan.by)
     return True
 
 
 def _finish(systems: Systems, plan: Plan) -> None:
+    _let_go(systems, plan)
+    anchor(systems.ledger(), systems.stores())
+
+
+def _let_go(systems: Systems, plan: Plan) -> None:
+    """Give the lease back: the next change of the service's versions need not wait until it has run out."""
     ledger = systems.ledger()
     held = ledger.current_lease(f"release:{plan.service}")
     if held and held.holder == plan.run:
         ledger.release_lease(held)
-    anchor(ledger, systems.stores())
 
 
 # --- all of it ---------------------------------------------------------------------------------------------------

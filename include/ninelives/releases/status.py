@@ -10,7 +10,7 @@ from ninelives.errors import NinelivesError
 from ninelives.experiments import journal as experiments
 from ninelives.ports import Systems
 from ninelives.releases import stays
-from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, read
+from ninelives.releases.journal import Entry, Outcome, Stretch, approver, at, history, read
 from ninelives.releases.publish import BUCKET, pointer_key, read_release
 from ninelives.replication.pointers import read_moves, sha256
 
@@ -97,6 +97,7 @@ def release_history(systems: Systems, service_name: str, instant: datetime | Non
             "since": one.since.isoformat() if one.since else None,
             "shares": dict(one.shares),
             "decided_by": one.decided_by,
+            "approved_by": one.approved_by,
             "why": one.why,
             "evidence": one.evidence,
             "changing": one.changing,
@@ -122,7 +123,8 @@ def _experiments(systems: Systems, service: str) -> Iterator[Stretch]:
                 shares = divided if what in (entries.INTENT, entries.DIVIDED) else {journal.plan.old: 100}
                 changing = what in (entries.INTENT, entries.ENDING)
                 why = f"experiment {journal.plan.experiment}: {'; '.join(record.facts.get('reasons', ())) or 'running'}"
-                yield Stretch(record.at, shares, record.facts["by"], record.seq, why, changing=changing)
+                decided = record.at, shares, record.facts["by"], record.seq, why
+                yield Stretch(*decided, changing=changing, approved_by=approver(journal.find(entries.STEP, "approve")))
 
 
 def _before(systems: Systems, site: str, model: str, journals: Any) -> Stretch:

@@ -212,6 +212,34 @@ def test_after_the_promotion_a_person_can_go_back_while_the_old_version_is_kept(
     assert {str(dict(one.shares)) for one in stretches} >= {"{'1': 95, '2': 5}", "{'1': 50, '2': 50}", "{'2': 100}"}
 
 
+def test_who_may_not_change_the_traffic_changes_nothing_and_the_promotion_is_over(tmp_path: Path) -> None:
+    systems = Memory(tmp_path)
+    other = systems.ledger().take_lease(f"release:{MODEL}", "somebody else", timedelta(minutes=5))
+    record = run(systems)
+    (journal,) = read(systems.ledger(), MODEL)
+    assert (record.facts["outcome"], journal.open, journal.find(Entry.INTENT, "canary-5")) == (
+        "rolled back",
+        False,
+        None,
+    )
+    assert "somebody else holds it" in record.facts["why"]
+    systems.ledger().release_lease(other)
+    assert begin(systems, MODEL, "2", by="ada", again=True).run.endswith("-2")  # type: ignore[arg-type]
+
+
+def test_a_retired_version_leaves_no_lease_in_the_way_of_the_next_and_history_says_who_approved(tmp_path: Path) -> None:
+    systems = Memory(tmp_path, {"shadow": 0})
+    plan = begin(systems, MODEL, "2", by="ada")  # type: ignore[arg-type]
+    promote(systems, plan, approve=lambda: "grace", judge=yes)  # type: ignore[arg-type]
+    assert retire(systems, plan, now=datetime.now(UTC) + timedelta(days=1))  # type: ignore[arg-type]
+    assert systems.ledger().current_lease(f"release:{MODEL}") is None
+    first, *rows = release_history(systems, MODEL)  # type: ignore[arg-type]
+    assert (first["approved_by"], {(row["decided_by"], row["approved_by"]) for row in rows}) == (
+        None,
+        {("ada", "grace")},
+    )
+
+
 def test_two_versions_are_never_promoted_at_once_and_none_that_is_older(tmp_path: Path) -> None:
     systems = Memory(tmp_path)
     begin(systems, MODEL, "2", by="ada")  # type: ignore[arg-type]
