@@ -30,6 +30,8 @@ from support.release_estate import (
 
 from ninelives.adapters.airflow_api import AirflowApi
 from ninelives.errors import Refused
+from ninelives.experiments import run as experiments
+from ninelives.experiments.journal import Entry
 from ninelives.releases.journal import Journal, Outcome, read
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(900)]
@@ -255,6 +257,12 @@ def test_an_experiment_is_stopped_at_once_by_its_guard_rail_and_its_report_is_li
         load.await_more(40)
     states = ada.task_states("run_experiment", run)
     assert [task for task, state in states.items() if state == "failed"] == ["judge_experiment"], states
+    journal = experiments.journal_of(estate.systems, "failing")
+    assert journal
+    divided, over = journal.find(Entry.DIVIDED), journal.find(Entry.ENDED)
+    assert divided
+    assert over
+    print(f"{(over.at - divided.at).total_seconds():.1f} s from the first user to the report")
     assert set(load.counts()) == {"good"}, load.counts()
     nothing_moved(estate, LATE, new)
     path = f"/api/v2/dags/run_experiment/dagRuns/{run}/taskInstances/return_users"
@@ -270,9 +278,9 @@ def test_a_form_that_cannot_be_right_is_refused_before_there_is_a_run_and_a_wron
     estate: ReleaseEstate,
 ) -> None:
     ada = estate.of("ada")
-    assert "'experiment'" in refused_form(ada, "run_experiment", {})
-    assert "experiment" in refused_form(ada, "run_experiment", {"experiment": ""})
-    assert "version" in refused_form(ada, DAG, {"service": ARRIVAL, "version": "latest"})
+    assert "param experiment: No value passed" in refused_form(ada, "run_experiment", {})
+    assert "param experiment: '' should be non-empty" in refused_form(ada, "run_experiment", {"experiment": ""})
+    assert "param version: 'latest' does not match" in refused_form(ada, DAG, {"service": ARRIVAL, "version": "latest"})
     run = ada.trigger("run_experiment", {"experiment": "no-such"}, f"wrong-{uuid4()}")
     assert ended(ada, "run_experiment", run) == "failed"
     log = ada._send("GET", f"/api/v2/dags/run_experiment/dagRuns/{run}/taskInstances/begin_experiment/logs/1")
