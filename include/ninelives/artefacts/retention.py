@@ -47,7 +47,7 @@ def plan(
             kept[key] = (*reasons, why)
             continue
         if one.version in newest[one.model]:
-            reasons.append(f"one of the {rule.keep} newest")
+            reasons.append("the newest" if rule.keep == 1 else f"one of the {rule.keep} newest")
         if one.created_at is None:
             reasons.append("nothing says how old it is")
         elif now - one.created_at < rule.keep_for:

@@ -32,6 +32,9 @@ def list_(
 
     systems, now = connected(), datetime.now(UTC)
     retention, _, registered = look(systems, now)
+    known = sorted({*systems.estate.model_by_name, *(one.model for one in registered)})
+    if model is not None and model not in known:
+        raise typer.BadParameter(f"neither the estate nor the registry has {model}; they have {', '.join(known)}")
     rows: list[dict[str, Any]] = [
         {
             "model": one.model,
@@ -44,7 +47,11 @@ def list_(
         for one in sorted(registered, key=lambda one: (one.model, int(one.version)))
         if model in (None, one.model)
     ]
-    holds = [asdict(one) for one in standing(systems.ledger().records(kind=KIND), now) if model in (None, one.model)]
+    holds = [
+        asdict(one) | {"until": one.until.isoformat() if one.until else None}
+        for one in standing(systems.ledger().records(kind=KIND), now)
+        if model in (None, one.model)
+    ]
     emit({"versions": rows, "holds": holds}, as_json=as_json, text=lambda: _versions(rows))
 
 
@@ -119,6 +126,8 @@ def prune(
             for one in done.deleted
         ]
         lines += [f"spared {one}" for one in done.spared]
+        if not (lines or done.retention.kept):
+            return "no version is registered"
         return "\n".join([*lines, f"{len(done.retention.kept)} versions stay (ninelives artefacts list says why)"])
 
     emit(document, as_json=as_json, text=text)
@@ -145,7 +154,9 @@ def orphans(as_json: AsJson = False) -> None:
         raise typer.Exit(ExitCode.MISSED)
 
 
-def _versions(rows: list[dict[str, Any]]) -> Table:
+def _versions(rows: list[dict[str, Any]]) -> Table | str:
+    if not rows:
+        return "no version is registered"
     from rich.table import Table
     from rich.text import Text
 
