@@ -56,6 +56,14 @@ def test_the_same_request_twice_is_one_promotion_by_whoever_asked_first(systems:
     assert len(read(systems.ledger(), "alpha")) == 1
 
 
+def test_what_nobody_could_approve_is_not_begun(tmp_path: Path) -> None:
+    asking: Any = Memory(tmp_path, {"approval": "four-eyes"})
+    asking.connections = SimpleNamespace(get=lambda _: SimpleNamespace(login="ninelives"))
+    with pytest.raises(Refused, match="nobody but ada may approve"):
+        begun(asking)
+    assert read(asking.ledger(), "alpha") == []
+
+
 def test_a_no_takes_requests_back_before_the_task_fails(systems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = begun(systems)
     step(systems, plan, *CHECKS)

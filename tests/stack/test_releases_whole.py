@@ -89,8 +89,11 @@ def test_a_promotion_is_asked_for_twice_approved_by_another_comes_in_under_load_
         first, second = ask(estate, "ada", ARRIVAL, new), ask(estate, "ada", ARRIVAL, new)
         run = first[1]
         assert (first[0], second) == (200, (409, run)), "the same request twice is one run"
-        again = estate.json("release", "promote", ARRIVAL, "--version", new, "--no-wait")
-        assert again["run"] == run
+        command = ["release", "promote", ARRIVAL, "--version", new, "--no-wait", "--json"]
+        again = estate.run(*command, "--as", "ada", typed=estate.passwords["ada"] + "\n")
+        assert json.loads(again.stdout)["run"] == run, again.stderr
+        nobody = estate.run(*command)
+        assert (nobody.returncode, "--as USER" in nobody.stderr) == (1, True), nobody
         asked(ada, DAG, run, APPROVE)
         with pytest.raises(Refused, match="403"):
             ada.answer(DAG, run, APPROVE, "Approve")
@@ -128,6 +131,15 @@ def test_a_rejected_promotion_ends_without_a_failure_and_moves_nothing(estate: R
     assert ada.task_states(DAG, run)["judge_promotion"] == "skipped"
     nothing_moved(estate, ARRIVAL, new)
     assert journal_of(estate, ARRIVAL).outcome is Outcome.ROLLED_BACK
+
+
+def test_what_nobody_could_approve_is_not_even_begun(estate: ReleaseEstate, tmp_path: Path) -> None:
+    ada, new = estate.of("ada"), estate.stage(ARRIVAL, same("asked by nobody"), tmp_path)
+    runs = len(read(estate.systems.ledger(), ARRIVAL))
+    _, run = ask(estate, "ninelives", ARRIVAL, new)
+    assert ended(ada, DAG, run) == "failed"
+    assert ada.task_states(DAG, run)["begin_promotion"] == "failed"
+    assert len(read(estate.systems.ledger(), ARRIVAL)) == runs
 
 
 def test_who_asked_can_neither_approve_nor_mark_and_forge_an_approval(estate: ReleaseEstate, tmp_path: Path) -> None:

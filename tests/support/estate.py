@@ -48,10 +48,11 @@ class Estate:
         }
         self.home = Home(home)
 
-    def run(self, *arguments: str, timeout: float = 10 * MINUTES) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout: float = 10 * MINUTES, typed: str = "") -> subprocess.CompletedProcess[str]:
+        """:param typed: at the keyboard, such as a password; there is no terminal"""
         return subprocess.run(
             [sys.executable, "-m", "ninelives", *arguments], env=self.environment, cwd=ROOT, text=True,
-            capture_output=True, timeout=timeout, check=False,
+            capture_output=True, timeout=timeout, check=False, input=typed or None, start_new_session=bool(typed),
         )  # fmt: skip
 
     @property

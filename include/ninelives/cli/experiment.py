@@ -10,6 +10,7 @@ import typer
 
 from ninelives.cli.common import As, AsJson, ExitCode, emit, errors
 from ninelives.cli.recover import ServiceName, check_name, connected
+from ninelives.cli.release import check_four_eyes
 from ninelives.errors import EstateError, NinelivesError, Refused
 
 if TYPE_CHECKING:
@@ -73,9 +74,10 @@ def run(
     journal = journal_of(systems, name)
     if journal and (over := _over(journal)):
         raise typer.Exit(_told(name, over, as_json))
-    if not here:
-        raise typer.Exit(_in_airflow(systems, name, user, wait, as_json))
     service = systems.estate.experiment_by_name[name].service
+    if not here:
+        check_four_eyes(systems, service, user)
+        raise typer.Exit(_in_airflow(systems, name, user, wait, as_json))
 
     def approve() -> None:
         if approval_of(systems.estate, service) is not Approval.NONE:

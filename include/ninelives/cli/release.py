@@ -72,6 +72,7 @@ def promote(
     systems = connected()
     check_name("service", service, systems.estate.service_by_name)
     if not here:
+        check_four_eyes(systems, service, user)
         raise typer.Exit(_in_airflow(systems, service, version, user, again, wait, as_json))
 
     def approve() -> None:
@@ -224,6 +225,23 @@ def history(
         )
 
     emit(rows, as_json=as_json, text=text)
+
+
+def check_four_eyes(systems: ConnectedEstate, service: str, user: str) -> None:
+    """Before a run is begun that nobody could approve.
+
+    :raises Refused: nobody could be the second pair of eyes that the service's policy asks for
+    """
+    from ninelives.drills.approval import eligible_approvers
+    from ninelives.errors import Refused
+    from ninelives.estate import Approval, Role
+    from ninelives.releases.promotion import approval_of
+
+    if approval_of(systems.estate, service) is Approval.NONE:
+        return
+    if not user:
+        raise Refused("approval", ["the estate asks for four eyes, and its own account has none: --as USER"])
+    eligible_approvers(systems.estate.people_with(Role.APPROVER), user)
 
 
 def _instant(text: str) -> datetime:

@@ -38,17 +38,29 @@ class FourEyesOperator(ApprovalOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> Any:
-        from ninelives.drills.approval import eligible_approvers
-        from ninelives.estate import Approval, Role
+        from ninelives.estate import Approval
 
         systems = EstateHook()
-        if self.policy(systems.estate) is Approval.NONE:
+        policy = self.policy(systems.estate)
+        if policy is Approval.NONE:
             return None
         with airflow_failures():
-            approvers = eligible_approvers(systems.estate.people_with(Role.APPROVER), requester(systems, context))
-        self.assigned_users = assignees(approvers)
+            self.assigned_users = assignees(approvers(systems, context, policy))
         self.body = shown(self.plan)
         return super().execute(context)
+
+
+def approvers(systems: EstateHook, context: Context, policy: Approval) -> tuple[str, ...]:
+    """Who may answer; nobody where nobody has to. Also for a task that must not begin what nobody could approve.
+
+    :raises Refused: nobody may but who started the run
+    """
+    from ninelives.drills.approval import eligible_approvers
+    from ninelives.estate import Approval, Role
+
+    if policy is Approval.NONE:
+        return ()
+    return eligible_approvers(systems.estate.people_with(Role.APPROVER), requester(systems, context))
 
 
 def shown(plan: Any) -> str:

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ninelives_airflow.hooks.estate import EstateHook
 from ninelives_airflow.links import EvidenceLink, ReportLink
-from ninelives_airflow.operators.approval import FourEyesOperator, approved_by
+from ninelives_airflow.operators.approval import FourEyesOperator, approved_by, approvers
 from ninelives_airflow.operators.base import EstateOperator, PlannedOperator, VerdictOperator
 from ninelives_airflow.operators.drill import state_of
 from ninelives_airflow.triggers.experiment import ExperimentTrigger
@@ -35,8 +35,10 @@ class BeginExperimentOperator(EstateOperator):
         self.experiment = experiment
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.experiments.run import begin
+        from ninelives.experiments.run import begin, declared
+        from ninelives.releases.promotion import approval_of
 
+        approvers(systems, context, approval_of(systems.estate, declared(systems, self.experiment).service))
         by = getattr(context["dag_run"], "triggering_user_name", None) or "airflow"
         return begin(systems, self.experiment, by=by).to_dict()
 

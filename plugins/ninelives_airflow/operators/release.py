@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ninelives_airflow.hooks.estate import EstateHook
-from ninelives_airflow.operators.approval import FourEyesOperator, approved_by
+from ninelives_airflow.operators.approval import FourEyesOperator, approved_by, approvers
 from ninelives_airflow.operators.base import EstateOperator, PlannedOperator, VerdictOperator
 from ninelives_airflow.operators.drill import state_of
 
@@ -35,8 +35,9 @@ class BeginPromotionOperator(EstateOperator):
         self.again = again
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        from ninelives.releases.promotion import begin
+        from ninelives.releases.promotion import approval_of, begin, service_of
 
+        approvers(systems, context, approval_of(systems.estate, service_of(systems, self.service).name))
         by = getattr(context["dag_run"], "triggering_user_name", None) or "airflow"
         again = str(self.again).lower() == "true" and context["ti"].try_number == 1
         return begin(systems, self.service, str(self.version), by=by, again=again).to_dict()

@@ -49,6 +49,18 @@ def test_what_cannot_be_decided_exits_with_3_is_one_run_and_its_history_is_there
     assert call("rollback", "alpha", "--json")[1]["evidence"] == first["evidence"], "done already"
 
 
+def test_what_nobody_could_approve_is_refused_before_airflow_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(tmp_path, {"approval": "four-eyes"})
+    monkeypatch.setattr(release, "connected", lambda: memory)  # it knows no Airflow
+    for asking, why in (((), "--as USER"), (("--as", "ada"), "nobody but ada may approve")):
+        done = CliRunner().invoke(app, ["release", "promote", "alpha", "--version", "2", *asking])
+        assert done.exit_code == 1
+        assert why in str(done.exception) + done.output
+    assert memory.ledger().records(limit=1) == []
+
+
 def test_a_file_is_staged_with_the_answers_that_it_gives_and_a_pickle_is_not(systems: Memory, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(sum_model(2.0))
