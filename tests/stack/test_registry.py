@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 from support.models import estate_of_two_sites, sum_model
 from support.processes import stopping
-from support.registry import PASSWORD, Server
+from support.registry import PASSWORD, Server, client_of, train
 
 from ninelives.access.audit import audit_access, refuse_drift
 from ninelives.access.compare import Finding, Kind
@@ -22,7 +20,7 @@ from ninelives.access.registry import apply, check
 from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.ledger import SqlLedger, migrate
-from ninelives.adapters.mlflow import ALIAS, DATA_TAG, DIGEST_TAG, MlflowRegistry, register
+from ninelives.adapters.mlflow import ALIAS, DIGEST_TAG, MlflowRegistry, register
 from ninelives.adapters.mlflow_accounts import MlflowAccounts, connection_for
 from ninelives.artefacts.orphans import find
 from ninelives.artefacts.prune import KIND, prune
@@ -81,45 +79,6 @@ def systems(server: Server) -> Any:
         systems: Any = Systems(server, Path(folder))
         assert Finding("registry", Kind.MISSING, "accounts", "rosa", "has no account") in apply(systems)
         yield systems
-
-
-@contextmanager
-def client_of(server: Server, who: str) -> Iterator[Any]:
-    """MLflow's own client, signed in; what it raises is MLflow's."""
-    import mlflow
-
-    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
-    os.environ.update(MLFLOW_TRACKING_USERNAME=who, MLFLOW_TRACKING_PASSWORD=PASSWORD, MLFLOW_DISABLE_TELEMETRY="true")
-    mlflow.set_tracking_uri(server.url)
-    try:
-        yield mlflow.MlflowClient()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
-def train(server: Server, systems: Systems, who: str, number: int, folder: Path) -> str:
-    """A run with an ONNX file and a logged model, registered as ``adapters.mlflow.register`` does."""
-    onnx = sum_model(float(number))
-    path = folder / "model.onnx"
-    path.write_bytes(onnx)
-    tags = {DIGEST_TAG: digest_of(onnx), DATA_TAG: "d.dir"}
-    with client_of(server, who) as client:
-        experiment = client.get_experiment_by_name(MODEL).experiment_id
-        run = client.create_run(experiment, tags=tags)
-        client.log_metric(run.info.run_id, "mae", 1.0)
-        client.log_artifact(run.info.run_id, str(path), "onnx")
-        logged = client.create_logged_model(experiment, name="model", source_run_id=run.info.run_id)
-        client.log_model_artifacts(logged.model_id, str(folder))
-        client.finalize_logged_model(logged.model_id, "READY")
-        made = client.create_model_version(
-            MODEL, source=logged.model_uri, run_id=run.info.run_id, tags=tags, model_id=logged.model_id
-        )
-    for site in systems.estate.site_names:
-        systems.store(site).put("models", object_key(MODEL, digest_of(onnx)), onnx)
-    return str(made.version)
 
 
 def test_each_role_may_what_it_is_for_and_the_server_refuses_all_else(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+from support.models import sum_model
 from support.processes import Process, SiteProcesses, free_port, wait_until
 
-from ninelives.ports import Connection
+from ninelives.adapters.mlflow import DATA_TAG, DIGEST_TAG
+from ninelives.ports import Connection, Systems
+from ninelives.releases.publish import digest_of, object_key
 
 PASSWORD = "a-long-password-for-tests"
 
@@ -17,8 +23,12 @@ PASSWORD = "a-long-password-for-tests"
 class Server:
     """MLflow as the local estate starts it, with its database in a file and its artefacts at paris."""
 
-    def __init__(self, folder: Path) -> None:
-        self.sites = {name: SiteProcesses(name, folder / name, models="", replicas=0) for name in ("paris", "dublin")}
+    def __init__(self, folder: Path, sites: Mapping[str, SiteProcesses] | None = None) -> None:
+        """:param sites: whose stores are used; by default two of its own"""
+        self.own = sites is None
+        self.sites = sites or {
+            name: SiteProcesses(name, folder / name, models="", replicas=0) for name in ("paris", "dublin")
+        }
         paris, self.port = self.sites["paris"], free_port()
         config = folder / "auth.ini"
         config.write_text(
@@ -47,7 +57,7 @@ class Server:
 
     def start(self) -> None:
         for site in self.sites.values():
-            store = site.start_store()
+            store = site.start_store() if self.own else site.store
             store.ensure_bucket("models")
             store.ensure_bucket("mlflow")
         self.process.start()
@@ -68,3 +78,42 @@ def _answers(url: str) -> bool:
         return httpx.get(url, trust_env=False).is_success
     except httpx.HTTPError:
         return False
+
+
+@contextmanager
+def client_of(server: Server, who: str) -> Iterator[Any]:
+    """MLflow's own client, signed in; what it raises is MLflow's."""
+    import mlflow
+
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
+    os.environ.update(MLFLOW_TRACKING_USERNAME=who, MLFLOW_TRACKING_PASSWORD=PASSWORD, MLFLOW_DISABLE_TELEMETRY="true")
+    mlflow.set_tracking_uri(server.url)
+    try:
+        yield mlflow.MlflowClient()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def train(server: Server, systems: Systems, who: str, number: int, folder: Path, model: str = "alpha") -> str:
+    """A run with an ONNX file and a logged model, registered as ``adapters.mlflow.register`` does."""
+    onnx = sum_model(float(number))
+    path = folder / "model.onnx"
+    path.write_bytes(onnx)
+    tags = {DIGEST_TAG: digest_of(onnx), DATA_TAG: "d.dir"}
+    with client_of(server, who) as client:
+        experiment = client.get_experiment_by_name(model).experiment_id
+        run = client.create_run(experiment, tags=tags)
+        client.log_metric(run.info.run_id, "mae", 1.0)
+        client.log_artifact(run.info.run_id, str(path), "onnx")
+        logged = client.create_logged_model(experiment, name="model", source_run_id=run.info.run_id)
+        client.log_model_artifacts(logged.model_id, str(folder))
+        client.finalize_logged_model(logged.model_id, "READY")
+        made = client.create_model_version(
+            model, source=logged.model_uri, run_id=run.info.run_id, tags=tags, model_id=logged.model_id
+        )
+    for site in systems.estate.site_names:
+        systems.store(site).put("models", object_key(model, digest_of(onnx)), onnx)
+    return str(made.version)
