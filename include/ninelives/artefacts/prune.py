@@ -63,14 +63,16 @@ def prune(systems: Systems, holder: str, clock: Callable[[], datetime], *, by: s
         places = _Places(systems)
         due = {key: next(one for one in registered if (one.model, one.version) == key) for key in retention.due}
         if dry_run:
+            going = {key: places.facts(due[key]) for key in due}
+            going |= {key: one.facts for one in unfinished(ledger) if (key := _key(one)) not in uses}
             would = []
-            for key in sorted(due, key=_order):
-                left = [one for one in registered if one is not due[key]]
-                would.append(_sum(key, places.of(key, places.facts(due[key]), left), None))
+            for key in sorted(going, key=_order):
+                left = [one for one in registered if (one.model, one.version) != key]
+                would.append(_sum(key, places.of(key, going[key], left), None))
             return Pruned(retention, tuple(would))
         deleted, spared = [], []
         for begun in unfinished(ledger):
-            key = begun.subject, str(begun.facts["version"])
+            key = _key(begun)
             if key in uses:
                 why = sorted(uses[key])
                 _note(ledger, key, "spared", begun=begun.seq, why=why, by=by)
@@ -91,6 +93,10 @@ def unfinished(ledger: Ledger) -> list[Record]:
     return [one for one in reversed(records) if one.facts["entry"] == "deleting" and one.seq not in over]
 
 
+def _key(record: Record) -> Key:
+    return record.subject, str(record.facts["version"])
+
+
 def _order(key: Key) -> tuple[str, int]:
     return key[0], int(key[1])
 
@@ -101,7 +107,7 @@ def _note(ledger: Ledger, key: Key, entry: str, **facts: Any) -> Record:
 
 def _carry_out(systems: Systems, places: _Places, begun: Record, by: str) -> Deleted:
     """The registry first, so that nobody finds a version whose bytes are going; then its objects, at every site."""
-    key = begun.subject, str(begun.facts["version"])
+    key = _key(begun)
     systems.registry().delete_version(*key)
     objects = places.of(key, begun.facts, systems.registry().versions())
     for one in objects:

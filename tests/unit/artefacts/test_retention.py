@@ -269,6 +269,7 @@ def test_shared_bytes_are_left_and_a_deletion_of_what_is_used_by_now_is_given_up
         systems.prune()
     systems.fuse.steps = None
     systems.the_ledger.leases.clear()
+    assert "1" in [one.version for one in systems.prune(dry_run=True).deleted], "as the next one would finish it"
     assert [one.facts["version"] for one in unfinished(systems.the_ledger)] == ["1"]  # type: ignore[arg-type]
     use(systems, "champion", "1")
     done = systems.prune()
@@ -277,6 +278,19 @@ def test_shared_bytes_are_left_and_a_deletion_of_what_is_used_by_now_is_given_up
     systems.the_registry.alias = "9"
     systems.prune()
     assert systems.whole("10")
+
+
+def test_a_dry_run_says_what_a_killed_deletion_has_left_to_do() -> None:
+    systems = Estate()
+    systems.fuse.steps = 1  # out of the registry, and nothing more
+    with pytest.raises(Killed):
+        systems.prune()
+    systems.fuse.steps = None
+    systems.the_ledger.leases.clear()
+    assert "1" not in [one.version for one in systems.the_registry.registered]
+    would, done = systems.prune(dry_run=True).deleted, systems.prune().deleted
+    assert [(one.version, one.objects) for one in would] == [(one.version, one.objects) for one in done]
+    assert [one.version for one in would] == list("1234567")
 
 
 def test_nothing_goes_while_somebody_who_may_need_it_cannot_be_asked() -> None:
