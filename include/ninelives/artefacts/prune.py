@@ -63,7 +63,7 @@ def prune(systems: Systems, holder: str, clock: Callable[[], datetime], *, by: s
         places = _Places(systems)
         due = {key: next(one for one in registered if (one.model, one.version) == key) for key in retention.due}
         if dry_run:
-            going = {key: places.facts(due[key]) for key in due}
+            going: dict[Key, Mapping[str, Any]] = {key: places.facts(due[key]) for key in due}
             going |= {key: one.facts for one in unfinished(ledger) if (key := _key(one)) not in uses}
             would = []
             for key in sorted(going, key=_order):
