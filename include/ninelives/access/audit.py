@@ -151,7 +151,7 @@ def refuse_drift(report: AccessReport, record: Record) -> None:
         reasons = [*(str(finding) for finding in report.drift[:10]), *([more] if more else [])]
         todo = ["mend the policies"] if any(one.site != REGISTRY for one in report.drift) else []
         if any(one.site == REGISTRY for one in report.drift):
-            todo.append("mend the registry's accounts (`ninelives access registry --apply`)")
+            todo.append("mend the registry's accounts (`ninelives access registry --apply` says what it cannot)")
         todo.append("or declare what is right")
         raise Refused("access", [*reasons, f"see evidence {record.seq}; {', '.join(todo)}"])
     if report.silent:

@@ -71,7 +71,8 @@ def registry(
     def text() -> str:
         lines = [*(f"mended: {one}" for one in mended), *left]
         same = "the accounts are as declared" if declared else "the estate declares no account of the registry"
-        return "\n".join(lines if left else [*lines, same])
+        todo = "take away in MLflow what was made by hand, or declare it" if apply else "mend them with --apply"
+        return "\n".join([*lines, todo if left else same])
 
     emit({"declared": declared, "differences": left, "mended": mended}, as_json=as_json, text=text)
     if left:
