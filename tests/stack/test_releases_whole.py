@@ -34,7 +34,7 @@ from ninelives.experiments import run as experiments
 from ninelives.experiments.journal import Entry
 from ninelives.releases.journal import Journal, Outcome, read
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(1500)]
 
 DAG, APPROVE = "promote_model", "approve_promotion"
 ARRIVAL, LATE = "arrival-delay", "late-arrival"

@@ -46,7 +46,7 @@ def declaration() -> dict[str, Any]:
         service["capacity"] = 400
         service["release"] = {
             "hardware": "cpu", "approval": "four-eyes", "shadow": 0, "canary": [{"share": 50, "hold": "30s"}],
-            "patience": "5min", "keep_for": "20s",
+            "patience": "10min", "keep_for": "20s",
         }  # fmt: skip
     document["services"][1]["release"]["labels"] = True
     return document
@@ -120,7 +120,7 @@ def release_estate(folder: Path) -> Iterator[ReleaseEstate]:
 # --- runs --------------------------------------------------------------------------------------------------------
 
 
-def ended(api: AirflowApi, dag: str, run: str, within: float = 8 * MINUTES) -> str:
+def ended(api: AirflowApi, dag: str, run: str, within: float = 12 * MINUTES) -> str:
     await_(lambda: api.run_state(dag, run) in OVER, within, f"the end of {dag} {run}")
     return api.run_state(dag, run)
 
