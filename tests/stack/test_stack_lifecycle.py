@@ -122,7 +122,7 @@ def test_a_lost_site_is_gone_at_once_stays_gone_keeps_its_disk_and_comes_back(ho
     assert not lifecycle.status(home)["up"]
     assert _pids(home, "dublin") == others
     time.sleep(2.5)  # supervisord restarts what it restarts within a second: nothing must have come back
-    assert _pids(home, "paris") == [None, None, None]
+    assert _pids(home, "paris") == [None] * 4
     lifecycle.restore(home, "paris")
     lifecycle.restore(home, "paris")
     assert _store(home, "paris").get("data", "kept") == b"bytes"
