@@ -19,12 +19,16 @@ Keys = dict[str, Sha256]
 
 
 class Deleting(BaseModel):
-    """Deletions that a run was about to repeat at one site; ``manifest`` is the SHA-256 of its manifest then."""
+    """Deletions that a run was about to repeat at one site.
+
+    ``manifest`` is the SHA-256 of the site's manifest then, ``wanted`` of the one that the run was about to write.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     keys: Keys
     manifest: Sha256
+    wanted: Sha256 | None = None
 
 
 class Agreed(BaseModel):

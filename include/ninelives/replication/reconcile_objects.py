@@ -182,8 +182,8 @@ class Objects:
         base = dict(self.agreed.objects) if self.agreed else {}
         for site in (self.a, self.b):
             pending = self.agreed.deleting.get(site.name) if self.agreed else None
-            # Begun by a killed run. Has the site committed anything since, the key may have been written anew.
-            if pending and site.recorded and _identity(site.recorded) == pending.manifest:
+            # Begun by a killed run. Has anybody else committed anything since, the key may have been written anew.
+            if pending and site.recorded and _identity(site.recorded) in (pending.manifest, pending.wanted):
                 base.update(pending.keys)
         return base
 
@@ -191,7 +191,11 @@ class Objects:
         """A site without the newest agreement, or without a manifest, was set back: absence there proves nothing."""
         if self.agreed is None:
             return True
-        return site.recorded is not None and site.agreed is not None and site.agreed.epoch == self.agreed.epoch
+        if site.recorded is None or site.agreed is None:
+            return False
+        # An announcement that a killed run wrote at one site only agrees on nothing more than the agreement before it.
+        announced = bool(self.agreed.deleting) and self.agreed.parent == site.agreed.sha256
+        return announced or site.agreed.epoch == self.agreed.epoch
 
     def _decide(self) -> None:
         a, b = self.a, self.b
@@ -379,7 +383,11 @@ class Objects:
     def _announce_deletions(self) -> None:
         """Take them out of the agreement before the first is done: a key written anew after that is a creation."""
         deleting = {
-            site.name: Deleting(keys={key: self.base[key] for key in removed}, manifest=_identity(site.recorded))
+            site.name: Deleting(
+                keys={key: self.base[key] for key in removed},
+                manifest=_identity(site.recorded),
+                wanted=_identity(self.manifest(site)),
+            )
             for site in (self.a, self.b)
             if (removed := [key for key in self.removed(site) if key in self.base]) and site.recorded
         }

@@ -191,6 +191,26 @@ def test_what_one_site_deleted_is_deleted_and_what_it_created_is_copied(fates: d
     assert trash == set(gone["p"])
 
 
+def test_a_deletion_is_repeated_wherever_the_run_that_repeats_it_was_killed() -> None:
+    """Also between the manifest that no longer lists the key and the deletion itself."""
+    killed, steps = True, 0
+    while killed:
+        pair = Partition()
+        for number in range(4):
+            pair.write("paris", f"flights/{number}", bytes([number]))
+        pair.apply()
+        pair.delete("paris", "flights/0")
+        pair.delete("dublin", "flights/1")
+        pair.fuse.steps = steps
+        with contextlib.suppress(Killed):
+            pair.apply()
+            killed = False
+        pair.fuse.steps = None
+        pair.apply()
+        assert sorted(pair.objects("paris")) == sorted(pair.objects("dublin")) == ["flights/2", "flights/3"], steps
+        steps += 1
+
+
 @given(states, states, states, st.booleans(), st.booleans())
 def test_the_merge_does_not_depend_on_who_is_named_first(
     base: dict[str, str], a: dict[str, str], b: dict[str, str], a_current: bool, b_current: bool
