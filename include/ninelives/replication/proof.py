@@ -18,8 +18,9 @@ from ninelives.ports import ObjectStore
 from ninelives.replication.manifest import ManifestObject
 
 REREAD_OBJECTS = 32
-REREAD_BYTES = 64 * 2**20
-"""Old objects that may be read again at both sites in each run, even where the rotation asks for less."""
+REREAD_BYTES = 4 * 2**20
+"""Old objects that may be read again at both sites in each run, even where the rotation asks for less: they cost little,
+and runs may be a minute apart, over a network that is paid for."""
 
 LAPS = 3
 """Laps within the time in which every byte has to be read: what a lap passed first is read last in the next one, and
