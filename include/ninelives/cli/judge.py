@@ -33,6 +33,8 @@ def judge(
     from ninelives.releases.judge import Verdict, read_metrics
     from ninelives.releases.judge import judge as judged
 
+    if horizon is not None and mode is Mode.KAYENTA:
+        raise typer.BadParameter("Kayenta's mode has no horizon: it judges what it is given, at once")
     try:
         metrics = read_metrics(source)
     except EstateError as error:
@@ -50,7 +52,7 @@ def judge(
 
 def sample(
     rate: Annotated[float, typer.Option(help="Events (errors) per attempt of the version in service.")],
-    per_minute: Annotated[float, typer.Option(min=1e-9, help="Attempts of the canary in a minute.")],
+    per_minute: Annotated[float, typer.Option(min=1e-9, max=1e12, help="Attempts of the canary in a minute.")],
     margin: Annotated[float, typer.Option(help="How much worse is too much, as a ratio.")] = 1.5,
     control_share: Annotated[float, typer.Option(help="Attempts of the baseline for each of the canary.")] = 1.0,
     as_json: AsJson = False,

@@ -19,6 +19,8 @@ from ninelives.releases.judge import Verdict, judge, needed_attempts, needed_loo
 from ninelives.releases.judge.sequential import Plan, judge_counts
 
 LOW, HIGH = [1.0, 2.2, 1.1, 2.5, 3.0], [20.0, 22.0, 21.0, 25.0, 30.0]
+TENTHS = [0.1, 0.2, 0.3] * 5
+"""Times seven their mean is seven times as large, times six a last bit less than six times."""
 WHOLE = st.lists(st.integers(1, 50).map(float), min_size=3, max_size=20)
 """Their differences are exact: a last bit of a float would make or break a tie."""
 VALUES = st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5, 7.0, math.nan]), max_size=25)
@@ -55,6 +57,9 @@ def kayenta(control: list[Any], experiment: list[Any], **more: Any) -> tuple[str
         ([0.0] * 5, [10.0] * 5, {}, ("High", False)),
         ([0.0] * 5, [54.9, 54.5, 55.1, 55.6, 57.4], {"allowed": [0.8, 1.2]}, ("High", False)),
         ([1.0] * 5, [1.0, 1.0, 1.0, 1.0, 10.0], {}, ("Pass", False)),
+        (TENTHS, [one * 7 for one in TENTHS], {"allowed": [0, 7]}, ("High", False)),
+        (TENTHS, [one * 6 for one in TENTHS], {"allowed": [0, 6]}, ("Pass", False)),
+        ([5.0], [6.0], {}, ("Error", False)),
         ([1.0, 2.0], [], {}, ("Nodata", False)),
         ([1.0, 2.0], ["NaN", None], {"is_critical": True}, ("Nodata", True)),
         ([1.0, 2.0], [], {"nan_strategy": "replace"}, ("Pass", False)),
@@ -233,9 +238,12 @@ def test_the_formulas_grow_with_what_makes_it_hard() -> None:
     assert needed_attempts(0.01, control_share=9) < needed_attempts(0.01)
     assert needed_looks(0.2) > needed_looks(0.05) >= 10
     assert needed_looks(0.1, correlation=0.8) > needed_looks(0.1)
-    for wrong in (0.0, 1.0, -1.0, math.nan):
+    for wrong in (0.0, 1.0, -1.0, math.nan, 1e-320):
         with pytest.raises(ValueError):
             needed_attempts(wrong)
+    for wrong in (1.0, math.inf, math.nan):
+        with pytest.raises(ValueError):
+            needed_attempts(0.01, margin=wrong)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +254,9 @@ def test_the_formulas_grow_with_what_makes_it_hard() -> None:
         ('[{"name": "a", "control": [1], "experiment": ["x"]}]', "[0].experiment[0]"),
         ('[{"name": "a", "control": [1], "experiment": [Infinity]}]', "[0].experiment[0]"),
         ('[{"name": "a", "control": [true], "experiment": [1]}]', "[0].control[0]"),
+        (f'[{{"name": "a", "control": [1, 1{"0" * 400}], "experiment": [1]}}]', "[0].control[1]"),
+        ('[{"name": "a", "control": [1], "experiment": [1e200]}]', "[0].experiment[0]"),
+        ('[{"name": "a", "control": [1], "experiment": [1], "allowed": [0, 1e300]}]', "[0].allowed[1]"),
         ('[{"name": "a", "control": null, "experiment": [1]}]', "[0].control"),
         ('[{"name": "a", "control": [1], "experiment": [1], "direktion": "up"}]', "[0].direktion"),
         (
@@ -262,6 +273,19 @@ def test_a_bad_file_is_wrong_usage_and_says_where(tmp_path: Path, document: str,
     assert found.exit_code == 2
     assert place in found.output.replace("\n", "")
     assert CliRunner().invoke(app, ["release", "judge", "--input", str(tmp_path / "none")]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("judge", "--input", "none.json", "--mode", "kayenta", "--horizon", "30"),
+        ("sample", "--rate", "1e-320", "--per-minute", "300"),
+        ("sample", "--rate", "0.005", "--per-minute", "300", "--margin", "inf"),
+        ("sample", "--rate", "0.005", "--per-minute", "inf"),
+    ],
+)
+def test_what_has_no_meaning_is_wrong_usage(arguments: tuple[str, ...]) -> None:
+    assert CliRunner().invoke(app, ["release", *arguments]).exit_code == 2
 
 
 def test_the_command_line_answers_in_both_modes(tmp_path: Path) -> None:

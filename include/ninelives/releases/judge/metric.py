@@ -12,19 +12,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from ninelives.errors import EstateError, EstateProblem
 
 MOST_VALUES = 1_000_000
+LARGEST, LARGEST_RATIO = 1e100, 1e50
+"""Beyond these squares are no numbers any more."""
 
 
 def _number(value: Any) -> Any:
     """``null`` and ``NaN`` (also as text, which Kayenta's stores write) are a value that is missing."""
     if value is None or value == "NaN":
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or (math.isinf(value)):
-        raise ValueError("a finite number, null or NaN is wanted")
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
+        raise ValueError(f"a number within {LARGEST:g}, null or NaN is wanted")
     return float(value)
 
 
 Values = Annotated[tuple[Annotated[float, BeforeValidator(_number)], ...], Field(max_length=MOST_VALUES)]
-Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Size = Annotated[float, Field(ge=0, le=LARGEST_RATIO, allow_inf_nan=False)]
 
 
 class Metric(BaseModel):
@@ -96,7 +98,9 @@ def metrics_of(document: Any, name: str = "metrics") -> list[Metric]:
         metrics = _METRICS.validate_python(document)
     except ValidationError as error:
         problems = [
-            EstateProblem(name, 0, _place(one["loc"]), one["msg"].replace("tuple", "list"))
+            EstateProblem(
+                name, 0, _place(one["loc"]), one["msg"].removeprefix("Value error, ").replace("tuple", "list")
+            )
             for one in error.errors()[:20]
         ]
         raise EstateError(problems) from error

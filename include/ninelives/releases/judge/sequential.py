@@ -44,6 +44,7 @@ LEAST_ATTEMPTS, LEAST_LOOKS = 100, 10
 """Per arm, below which nothing is promoted: attempts of a count, looks of a level (nor is a level rolled back)."""
 LEAST_TRIED, LEAST_EVENTS = 20, 8
 """Below which a count rolls nothing back: attempts per arm, and events in both."""
+LEAST_RATE = 1e-12
 BLOCKS = 30
 _FOLDS = (1.5, 2.0, 4.0, 10.0)
 _SURCHARGE = 1.42
@@ -198,10 +199,13 @@ def needed_attempts(rate: float, *, margin: float = COUNT_MARGIN, alpha: float =
 
     :param rate: events per attempt of the baseline
     :param control_share: attempts of the control for each of the canary
-    :raises ValueError: a rate that is not between nought and one, a margin not above one
+    :raises ValueError: a rate that is not between nought and one (or so small that nobody could wait), a margin not
+        above one
     """
-    if not 0 < rate < 1 or not margin > 1 or not 0 < alpha < 0.5 or not 0.5 <= power < 1 or not control_share > 0:
-        raise ValueError("rate within (0, 1), margin above 1, alpha below 0.5, power from 0.5, a share above 0")
+    if not LEAST_RATE <= rate < 1 or not 1 < margin < math.inf or not 0 < alpha < 0.5 or not 0.5 <= power < 1:
+        raise ValueError(f"rate from {LEAST_RATE:g} and below 1, margin above 1, alpha below 0.5, power from 0.5")
+    if not control_share > 0:
+        raise ValueError("the baseline has a share of attempts above 0")
     z = float(norm.isf(alpha) + norm.isf(1 - power))
     return math.ceil(_SURCHARGE * z**2 * (1 + 1 / control_share) / (rate * math.log(margin) ** 2))
 
