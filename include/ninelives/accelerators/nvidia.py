@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ninelives.accelerators.findings import Finding, State
@@ -18,6 +19,9 @@ LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
 SLOWED = 0x8 | 0x20 | 0x40 | 0x80
 """Clocks event reasons of nvml.h: hardware slowdown, thermal by software and hardware, power brake."""
 POWER_CAP = 0x4
+FABRIC = ("not supported", "not started", "in progress", "completed")
+"""nvml.h, ``NVML_GPU_FABRIC_STATE_*``."""
+PID = re.compile(r"\bpid=(\d+)")
 CLOSE = 5
 """Degrees Celsius below the slowdown threshold that are worth a warning; ours."""
 
@@ -54,17 +58,24 @@ def _inventory(look: Look, policy: Policy) -> list[Finding]:
 
 
 def _driver(look: Look, need: Need | None) -> Finding:
-    least = need and need.cuda and LEAST_DRIVER.get(need.cuda)
-    unknown_cuda = bool(need and need.cuda and not least)
+    """By NVIDIA's table, and by the newest CUDA that the driver says it can run: 13020 is 13.2."""
+    wanted = need.cuda if need else None
+    least, cuda = LEAST_DRIVER.get(wanted or 0), look.readings.get("cuda", UNASKED)
 
     def judged(version: str) -> Judged:
         major = version.split(".")[0]
-        if unknown_cuda or not major.isdecimal():
+        if not major.isdecimal():
             return State.UNKNOWN, version
-        return _when(bool(least) and int(major) < int(least or 0)), version
+        if wanted is None:
+            return State.PASS, version
+        if isinstance(cuda, Unread):
+            return State.UNKNOWN, f"{version}, and which CUDA it can run is not known: {cuda.why}"
+        value = f"{version} for CUDA {cuda // 1000}.{cuda % 1000 // 10}"
+        return _when(int(major) < (least or 0) or cuda // 1000 < wanted), value
 
     state, value = _read(look.readings.get("driver", UNASKED), judged)
-    return Finding("driver", state, value, f"{least} or newer" if least else "known", "NVIDIA's minor version table")
+    newest = f"{least} or newer, for CUDA {wanted}" if least else f"for CUDA {wanted}" if wanted else "known"
+    return Finding("driver", state, value, newest, "NVIDIA's minor version table")
 
 
 def _xids(look: Look, policy: Policy) -> list[Finding]:
@@ -75,7 +86,24 @@ def _xids(look: Look, policy: Policy) -> list[Finding]:
             found.append(Finding(check, State.UNKNOWN, value.why, "readable", "ours"))
             continue
         found += [_xid(check, one, policy) for one in value] or [Finding(check, State.PASS, "none", "none", "ours")]
+        found += _repeated(check, value, policy)
     return found
+
+
+def _repeated(check: str, value: Iterable[Xid], policy: Policy) -> list[Finding]:
+    """What one process may have brought about is the device's own where another one had it, too.
+
+    NVIDIA's catalog says so of XIDs 13 and 31. Only the log names processes; a policy's own word is not overruled.
+    """
+    processes: dict[tuple[str, int], set[str]] = {}
+    for one in value:
+        if one.code not in policy.xids and gate_of(policy, one.code) is XidGate.WARN and (pid := PID.search(one.text)):
+            processes.setdefault((one.device, one.code), set()).add(pid[1])
+    return [
+        Finding(check, State.BLOCK, f"XID {code} of {len(pids)} processes", "of one at most", "xids.json", device)
+        for (device, code), pids in processes.items()
+        if len(pids) > 1
+    ]
 
 
 def _xid(check: str, one: Xid, policy: Policy) -> Finding:
@@ -125,6 +153,24 @@ def _health(device: Device, policy: Policy) -> list[Finding]:
     def width(pair: tuple[int, int]) -> Judged:
         return _when(pair[0] < pair[1]), f"x{pair[0]} of x{pair[1]}"
 
+    def generation(pair: tuple[int, int]) -> Judged:
+        # An idle link is slowed down to save power.
+        return _when(policy.under_load and pair[0] < pair[1]), f"{pair[0]} of {pair[1]}"
+
+    def repair(pending: tuple[int, int]) -> Judged:
+        names = [name for name, flag in zip(("channel", "TPC"), pending, strict=True) if flag]
+        return _when(bool(names)), f"{' and '.join(names)} pending" if names else "none pending"
+
+    def fabric(pair: tuple[int, int]) -> Judged:
+        state, code = pair
+        value = FABRIC[state] if 0 <= state < len(FABRIC) else f"state {state}"
+        if value == FABRIC[0]:
+            return State.UNKNOWN, value
+        return _when(value != FABRIC[-1] or code != 0), f"{value} with error {code}" if code else value
+
+    def power(pair: tuple[int, int]) -> Judged:
+        return _when(pair[0] < pair[1], State.WARN), f"{pair[0] / 1000:g} of {pair[1] / 1000:g} W"
+
     def links(states: tuple[int, ...]) -> Judged:
         return _when(not all(states)), f"{sum(states)} of {len(states)} active"
 
@@ -141,13 +187,17 @@ def _health(device: Device, policy: Policy) -> list[Finding]:
         ("remap_banks", count(State.WARN), "0 banks without spare rows", "ours"),
         ("sram", count(), "below its threshold", "nvml.h"),
         ("retired_pages", count(), "none pending", "nvml.h"),
+        ("repair", repair, "none pending", "nvml.h"),
         ("throttling", throttling, "not slowed down", "ours"),
         ("temperature", temperature, f"{CLOSE} °C below slowdown", "ours"),
         ("pcie_width", width, "the widest", "ours"),
+        ("pcie_generation", generation, "the newest under load", "ours"),
         ("replays", lambda number: (State.PASS, str(number)), "recorded only", "ours"),
         ("nvlink", links, "all active", "ours"),
+        ("fabric", fabric, "completed", "nvml.h"),
         ("mig", mode(policy.mig), f"current and pending {int(policy.mig)}", "ours"),
         ("inforom", lambda sound: (_when(not sound), "sound" if sound else "corrupt"), "sound", "nvml.h"),
+        ("power", power, "the device's own limit", "ours"),
         ("tenants", tenants, "nobody else", "ours"),
     ]
     found = []

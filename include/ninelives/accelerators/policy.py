@@ -31,10 +31,25 @@ def xid_table() -> dict[str, Any]:
 Read = TypeVar("Read", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """Of two equal keys PyYAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is repeated", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_file(kind: type[Read], path: Path) -> Read:
     """``kind`` from a YAML or JSON file; raises ``EstateError`` naming all that is wrong with it."""
     try:
-        return kind.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
+        found = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - it is a SafeLoader
+        return kind.model_validate({} if found is None else found)
     except ValidationError as error:
         raise EstateError(
             [
@@ -42,5 +57,5 @@ def read_file(kind: type[Read], path: Path) -> Read:
                 for one in error.errors()
             ]
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise EstateError([EstateProblem(str(path), 0, "", f"cannot be read: {error}")]) from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: also a number without end
+        raise EstateError([EstateProblem(str(path), 0, "", f"cannot be read: {error}; correct the file")]) from error

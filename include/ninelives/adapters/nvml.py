@@ -83,7 +83,9 @@ def probe_of(kind: str) -> Accelerators:
         return Amd() if kind == "amd" else Gaudi()
     found = tuple(entry_points(group="ninelives.accelerators", name=kind))
     if len(found) != 1:
-        raise Refused("look at accelerators", [f"{len(found)} entry points ninelives.accelerators are named {kind!r}"])
+        others = ", ".join(sorted({one.name for one in entry_points(group="ninelives.accelerators")})) or "none"
+        there = f"{len(found)} entry points ninelives.accelerators of that name (there are: {others})"
+        raise Refused("look at accelerators", [f"{kind!r} is not nvidia, amd, gaudi, cpu, and there are {there}"])
     probe: Accelerators = found[0].load()()
     return probe
 
@@ -110,7 +112,6 @@ def _device(nvml: Any, handle: Any) -> Device:
 
     uncorrected = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
     uuid, name = ask("nvmlDeviceGetUUID"), ask("nvmlDeviceGetName")
-    memory = ask("nvmlDeviceGetMemoryInfo", version=nvml.nvmlMemory_v2)
     readings = {
         "recovery_action": _ask(nvml, lambda: _field(nvml, handle, RECOVERY_ACTION)),
         "ecc_mode": of("nvmlDeviceGetEccMode", tuple),
@@ -120,18 +121,22 @@ def _device(nvml: Any, handle: Any) -> Device:
         "remap_banks": of("nvmlDeviceGetRowRemapperHistogram", lambda banks: int(banks.none)),
         "sram": _ask(nvml, lambda: _sram(nvml, handle)),
         "retired_pages": ask("nvmlDeviceGetRetiredPagesPendingStatus"),
+        "repair": of("nvmlDeviceGetRepairStatus", tuple),
         "throttling": ask("nvmlDeviceGetCurrentClocksEventReasons"),
         "temperature": pair(
             ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
             ask("nvmlDeviceGetTemperatureThreshold", nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
         ),
         "pcie_width": pair(ask("nvmlDeviceGetCurrPcieLinkWidth"), ask("nvmlDeviceGetMaxPcieLinkWidth")),
+        "pcie_generation": pair(ask("nvmlDeviceGetCurrPcieLinkGeneration"), ask("nvmlDeviceGetMaxPcieLinkGeneration")),
         "replays": ask("nvmlDeviceGetPcieReplayCounter"),
         "nvlink": _ask(nvml, lambda: _links(nvml, handle)),
+        "fabric": _ask(nvml, lambda: _fabric(nvml, handle)),
         "mig": of("nvmlDeviceGetMigMode", tuple),
         "inforom": _ask(nvml, lambda: _inforom(nvml, handle)),
+        "power": pair(ask("nvmlDeviceGetEnforcedPowerLimit"), ask("nvmlDeviceGetPowerManagementDefaultLimit")),
         "tenants": of("nvmlDeviceGetComputeRunningProcesses", lambda found: tuple(one.pid for one in found)),
-        "free": memory if isinstance(memory, Unread) else int(memory.free),
+        "free": _ask(nvml, lambda: _free(nvml, handle)),
         "compute_capability": of("nvmlDeviceGetCudaComputeCapability", tuple),
     }
     unnamed = f"unnamed: {uuid.why}" if isinstance(uuid, Unread) else uuid
@@ -152,6 +157,40 @@ def _sram(nvml: Any, handle: Any) -> int:
     status.version = nvml.nvmlEccSramErrorStatus_v1
     nvml.nvmlDeviceGetSramEccErrorStatus(handle, byref(status))
     return int(status.bThresholdExceeded)
+
+
+def _fabric(nvml: Any, handle: Any) -> tuple[int, int]:
+    """How far its registration is, and with which code of NVML it was completed."""
+    from ctypes import byref
+
+    info = nvml.c_nvmlGpuFabricInfo_v2_t()
+    nvml.nvmlDeviceGetGpuFabricInfoV(handle, byref(info))
+    return int(info.state) & 0xFF, int(info.status)  # one byte in nvml.h, four in pynvml
+
+
+def _free(nvml: Any, handle: Any) -> int | Unread:
+    """Bytes of the device or, where MIG divides it, of the slice with the least: a model is given one of them."""
+    holders = _slices(nvml, handle) if _divided(nvml, handle) else [handle]
+    if not holders:
+        return Unread("MIG is on, and the device has no slice")
+    return min(int(nvml.nvmlDeviceGetMemoryInfo(one, version=nvml.nvmlMemory_v2).free) for one in holders)
+
+
+def _divided(nvml: Any, handle: Any) -> bool:
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    except nvml.NVMLError_NotSupported:  # a device that cannot be divided
+        return False
+
+
+def _slices(nvml: Any, handle: Any) -> list[Any]:
+    found = []
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            found.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
+        except nvml.NVMLError_NotFound:
+            continue
+    return found
 
 
 def _links(nvml: Any, handle: Any) -> tuple[int, ...]:

@@ -19,6 +19,9 @@ typedef nvmlMemory_v2_t memory;
 typedef nvmlProcessInfo_t process;
 typedef nvmlFieldValue_t field;
 typedef nvmlEventData_t event;
+typedef nvmlRepairStatus_t repair;
+typedef nvmlGpuFabricInfo_v2_t fabric;
+typedef nvmlGpuFabricInfoV_t fabric_of_any_version;
 _Static_assert(NVML_FI_DEV_GET_GPU_RECOVERY_ACTION == 230 && nvmlEventTypeXidCriticalError == 8, "other numbers");
 #else
 typedef int ret;
@@ -40,6 +43,9 @@ typedef struct {
     union { double d; u32 uiVal; u64 all; } value;
 } field;
 typedef struct { dev device; u64 eventType, eventData; u32 gpu, compute; } event;
+typedef struct { u32 version, bChannelRepairPending, bTpcRepairPending; } repair;
+typedef struct { u32 version; unsigned char cluster[16]; ret status; u32 clique; unsigned char state; u32 health; } fabric;
+typedef fabric fabric_of_any_version;
 #endif
 #define SAME(what, size) _Static_assert(sizeof(what) == (size), "NVIDIA's " #what " has another size")
 SAME(histogram, 20);
@@ -48,6 +54,8 @@ SAME(memory, 40);
 SAME(process, 24);
 SAME(field, 40);
 SAME(event, 32);
+SAME(repair, 12);
+SAME(fabric, 36);
 
 static int given_xids;
 
@@ -137,6 +145,10 @@ ret nvmlDeviceGetTemperature(dev d, u32 sensor, u32 *value) { START; *value = (u
 ret nvmlDeviceGetTemperatureThreshold(dev d, u32 kind, u32 *value) { START; *value = 90; return 0; }
 ONE(nvmlDeviceGetCurrPcieLinkWidth, "pcie", 16)
 ONE(nvmlDeviceGetMaxPcieLinkWidth, "pcie_max", 16)
+ONE(nvmlDeviceGetCurrPcieLinkGeneration, "pcie_generation", 5)
+ONE(nvmlDeviceGetMaxPcieLinkGeneration, "pcie_generation_max", 5)
+ONE(nvmlDeviceGetEnforcedPowerLimit, "power", 700000)
+ONE(nvmlDeviceGetPowerManagementDefaultLimit, "power_default", 700000)
 ONE(nvmlDeviceGetPcieReplayCounter, "replays", 0)
 ret nvmlDeviceGetNvLinkState(dev d, u32 link, u32 *value) {
     START;
@@ -144,11 +156,31 @@ ret nvmlDeviceGetNvLinkState(dev d, u32 link, u32 *value) {
     *value = link >= num("nvlinks_down", 0);
     return 0;
 }
+ret nvmlDeviceGetRepairStatus(dev d, repair *r) {
+    START;
+    r->bChannelRepairPending = (u32)num("repair_channel", 0), r->bTpcRepairPending = (u32)num("repair_tpc", 0);
+    return 0;
+}
+ret nvmlDeviceGetGpuFabricInfoV(dev d, fabric_of_any_version *given) {
+    START;
+    fabric *f = (fabric *)given;
+    f->state = (unsigned char)num("fabric", 3), f->status = (ret)num("fabric_status", 0);
+    return 0;
+}
+ret nvmlDeviceGetMaxMigDeviceCount(dev d, u32 *count) { START; *count = 7; return 0; }
+/* Every other place is empty, as on a device whose slices were made and removed again. */
+ret nvmlDeviceGetMigDeviceHandleByIndex(dev d, u32 index, dev *slice) {
+    START;
+    if (index % 2 || (long long)index / 2 >= num("slices", 0)) return 6;
+    *slice = (dev)(size_t)(100 + index);
+    return 0;
+}
 ret nvmlDeviceValidateInforom(dev d) { START; return 0; }
 ret nvmlDeviceGetCudaComputeCapability(dev d, int *major, int *minor) { START; *major = 9, *minor = 0; return 0; }
 ret nvmlDeviceGetMemoryInfo_v2(dev d, memory *m) {
     START;
     m->total = 80ull << 30, m->reserved = 1ull << 29, m->free = (u64)num("free_gib", 79) << 30;
+    if ((size_t)d >= 100) m->free = (u64)num(d == (dev)(size_t)100 ? "slice_gib" : "other_slices_gib", 9) << 30;
     m->used = m->total - m->free;
     return 0;
 }

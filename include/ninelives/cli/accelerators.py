@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ninelives.cli.common import AsJson, ExitCode, emit, errors
 from ninelives.errors import EstateError
+
+if TYPE_CHECKING:
+    from ninelives.ports import Accelerators
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -47,7 +50,6 @@ def check(
         raise typer.BadParameter("--host and --drain are about a machine of a site: say --site, too")
     from ninelives.accelerators.check import check_accelerators
     from ninelives.accelerators.policy import read_file
-    from ninelives.adapters.nvml import probe_of
     from ninelives.estate.accelerators import Need, Policy
 
     try:
@@ -56,7 +58,7 @@ def check(
     except EstateError as error:
         errors.print(str(error), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(ExitCode.USAGE) from error
-    report = check_accelerators(probe_of(rules.kind), wanted, rules)
+    report = check_accelerators(_probe(rules.kind), wanted, rules)
     verdict = "may serve" if report.allowed else "may not serve"
     emit(report.to_dict(), as_json=as_json, text=lambda: "\n".join([verdict, *map(str, report.findings)]))
     if not report.allowed:
@@ -72,9 +74,18 @@ def look(
     Needs no estate and no connection: it is what runs in a pod on the machine's node, and is judged elsewhere.
     """
     from ninelives.accelerators.look import as_line
-    from ninelives.adapters.nvml import probe_of
 
-    typer.echo(as_line(probe_of(kind).look()))
+    typer.echo(as_line(_probe(kind).look()))
+
+
+def _probe(kind: str) -> Accelerators:
+    from ninelives.adapters.nvml import probe_of
+    from ninelives.errors import Refused
+
+    try:
+        return probe_of(kind)
+    except Refused as refused:
+        raise typer.BadParameter("; ".join(refused.reasons)) from refused
 
 
 def _record(site: str, host: str | None, *, drain: bool, as_json: bool) -> None:

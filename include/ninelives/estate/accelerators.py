@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, field_validator
 
 from ninelives.estate.declared import Declared
 from ninelives.estate.units import Name
@@ -15,26 +15,38 @@ STAND_IN = "stand-in"
 """Kind of a machine whose accelerator is played (``adapters/stand_in.py``): for drills, and no proof of a device."""
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_number), Field(gt=0, le=10**15)]
+Bytes = Annotated[int, BeforeValidator(_number), Field(ge=0, le=10**15)]
+
+
 class Cache(Declared):
     """The keys and values that attention keeps of each token."""
 
-    layers: PositiveInt
-    heads: PositiveInt = Field(description="Of keys and values, which may be fewer than those of queries.")
-    head_dim: PositiveInt
-    bytes: PositiveInt = 2
-    tokens: PositiveInt = Field(description="Longest sequence.")
-    batch: PositiveInt = Field(default=1, description="Sequences at once.")
+    layers: Count
+    heads: Count = Field(description="Of keys and values, which may be fewer than those of queries.")
+    head_dim: Count
+    bytes: Count = 2
+    tokens: Count = Field(description="Longest sequence.")
+    batch: Count = Field(default=1, description="Sequences at once.")
 
 
 class Need(Declared):
     """Of one device; a model that is spread over several says what falls to each."""
 
-    parameters: PositiveInt
-    bytes: float = Field(default=2, gt=0, description="Per parameter; 0.5 for four bits.")
+    parameters: Count
+    bytes: float = Field(default=2, gt=0, le=64, allow_inf_nan=False, description="Per parameter; 0.5 for four bits.")
     cache: Cache | None = None
-    activations: int = Field(default=0, ge=0, description="Bytes, as measured.")
-    overhead: int = Field(default=GIB, ge=0, description="Bytes of the runtime itself: context, kernels, workspace.")
-    compute_capability: tuple[int, int] | None = Field(default=None, description="The least, e.g. [9, 0].")
+    activations: Bytes = Field(default=0, description="Bytes, as measured.")
+    overhead: Bytes = Field(default=GIB, description="Bytes of the runtime itself: context, kernels, workspace.")
+    compute_capability: tuple[PositiveInt, NonNegativeInt] | None = Field(
+        default=None, description="The least, e.g. [9, 0]."
+    )
     cuda: PositiveInt | None = Field(default=None, description="CUDA's major version that the runtime was built for.")
 
     @property
@@ -84,14 +96,17 @@ class Policy(Declared):
     mig: bool = Field(default=False, description="Whether MIG must be on.")
     optional: tuple[str, ...] = Field(
         default=(
-            "sram", "retired_pages", "nvlink", "mig", "inforom", "throttling", "replays", "tenants", "remap_banks",
+            "sram", "retired_pages", "repair", "nvlink", "fabric", "mig", "inforom", "throttling", "pcie_generation",
+            "replays", "power", "tenants", "remap_banks",
         ),
-        description="Checks that may stay unknown, because many devices cannot answer them.",
+        description="Checks that may stay unknown, in place of these: many devices cannot answer them.",
     )  # fmt: skip
     under_load: bool = Field(default=False, description="The device is busy, so that throttling blocks.")
     tenants: tuple[int, ...] = Field(default=(), description="Processes (PIDs) that may use it beside us.")
-    xids: dict[int, XidGate] = Field(default={}, description="What an XID means, where the table is to be overruled.")
-    memory_margin: float = Field(default=1.1, ge=1, description="Free memory as a multiple of what is needed.")
+    xids: dict[NonNegativeInt, XidGate] = Field(
+        default={}, description="What an XID means, where the table is to be overruled."
+    )
+    memory_margin: float = Field(default=1.1, ge=1, le=100, description="Free memory as a multiple of what is needed.")
 
 
 class Host(Declared):

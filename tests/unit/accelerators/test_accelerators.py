@@ -70,6 +70,11 @@ def test_a_sound_device_may_serve(check: Check) -> None:
         (["temperature=90"], "temperature"),
         (["pcie=8"], "pcie_width"),
         (["nvlinks_down=1"], "nvlink"),
+        (["repair_channel=1"], "repair"),
+        (["repair_tpc=1"], "repair"),
+        (["fabric=1"], "fabric"),
+        (["fabric=2"], "fabric"),
+        (["fabric_status=999"], "fabric"),
         (["mig=1"], "mig"),
         (["err.nvmlDeviceValidateInforom=14"], "inforom"),
         (["xids=79"], "xid_events"),
@@ -93,6 +98,7 @@ def test_a_fault_blocks_and_is_named(check: Check, faults: list[str], name: str)
         (["throttle=4"], "throttling"),
         (["temperature=87"], "temperature"),
         (["pid=4711"], "tenants"),
+        (["power=400000"], "power"),
         (["xids=13"], "xid_events"),
     ],
 )
@@ -104,6 +110,18 @@ def test_what_is_worth_a_warning_does_not_block(check: Check, faults: list[str],
 
 def test_throttling_under_load_blocks(check: Check) -> None:
     assert not check("throttle=64", policy=Policy(under_load=True)).allowed
+
+
+def test_a_slow_link_is_an_idle_one_unless_the_device_is_under_load(check: Check) -> None:
+    assert check("pcie_generation=1").allowed
+    report = check("pcie_generation=1", policy=Policy(under_load=True))
+    assert [one.check for one in report.findings if one.state is State.BLOCK] == ["pcie_generation"]
+
+
+def test_a_device_without_a_fabric_is_unknown_there_and_serves(check: Check) -> None:
+    report = check("fabric=0")
+    assert states(report)["fabric"] is State.UNKNOWN
+    assert report.allowed
 
 
 def test_a_tenant_who_is_expected_is_no_finding(check: Check) -> None:
@@ -158,6 +176,14 @@ def test_an_xid_in_the_kernels_log_blocks_though_nvml_never_reported_it(check: C
     assert states(report)["xid_events"] is State.PASS
 
 
+def test_what_two_processes_brought_about_on_one_device_is_the_devices_own(check: Check) -> None:
+    line = "NVRM: Xid (PCI:0000:{bus}:00): 31, pid={pid}, name=python, MMU Fault\n"
+    assert check(logged=line.format(bus=17, pid=1) * 2 + line.format(bus=18, pid=2)).allowed
+    again = check(logged=line.format(bus=17, pid=3))
+    assert ["XID 31 of 2 processes" in one for one in again.reasons] == [True]
+    assert check(policy=Policy(xids={31: XidGate.WARN})).allowed, "the policy's own word on it"
+
+
 def test_the_policy_overrules_the_table_of_xids(check: Check) -> None:
     assert check("xids=79", policy=Policy(xids={79: XidGate.WARN})).allowed
     assert not check("xids=13", policy=Policy(xids={13: XidGate.BLOCK})).allowed
@@ -186,8 +212,29 @@ def test_memory_is_compared_with_all_that_the_model_needs_and_the_arithmetic_is_
     assert "cache 2 x 32 x 8 x 128 x 2 x 8192 x 16 B = 16.00 GiB" in limit
     assert not check("free_gib=30", need=need).allowed
     assert not check(need=need.model_copy(update={"compute_capability": (10, 0)})).allowed
-    assert not check("driver=570.1", need=need).allowed
-    assert not check(need=need.model_copy(update={"cuda": 99})).allowed
+
+
+def test_the_driver_must_be_able_to_run_the_cuda_that_is_needed(check: Check) -> None:
+    def driver(*faults: str, cuda: int) -> Finding:
+        report = check(*faults, need=Need(parameters=8, cuda=cuda))
+        return next(one for one in report.findings if one.check == "driver")
+
+    assert driver(cuda=13).state is State.PASS
+    assert driver("driver=570.1", cuda=13).state is State.BLOCK, "by NVIDIA's table"
+    assert driver("cuda=12080", cuda=13).state is State.BLOCK, "by what the driver itself says"
+    assert driver("driver=700.1", "cuda=14000", cuda=14).state is State.PASS, "newer than the table"
+    assert driver(cuda=99).state is State.BLOCK
+    assert driver("err.nvmlSystemGetCudaDriverVersion=3", cuda=13).state is State.UNKNOWN
+
+
+def test_where_mig_divides_a_device_the_smallest_slice_must_hold_the_model(check: Check) -> None:
+    policy, need = Policy(mig=True), Need(parameters=8_000_000_000)
+    divided = ("mig=1", "mig_pending=1", "slices=3", "slice_gib=20")
+    assert check(*divided, "other_slices_gib=20", need=need, policy=policy).allowed
+    small = check(*divided, "other_slices_gib=9", need=need, policy=policy)
+    assert ["9.00 GiB free" in one for one in small.reasons] == [True]
+    none = check("mig=1", "mig_pending=1", "slices=0", need=need, policy=policy)
+    assert ["no slice" in one for one in none.reasons] == [True]
 
 
 class Machine:
@@ -246,5 +293,39 @@ def test_a_file_that_is_wrong_is_wrong_usage_and_says_where(tmp_path: Path) -> N
     with pytest.raises(EstateError, match=r"(?s)parameters.*wieghts"):
         read_file(Need, file)
     assert CliRunner().invoke(app, ["accelerators", "check", "--need", str(file)]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "parameters"),
+        ("- 1\n", "dictionary"),
+        ("parameters: true\n", "parameters"),
+        ("parameters: 8\nparameters: 9\n", "repeated"),
+        (f"parameters: 1{'0' * 400}\n", "parameters"),
+        (f"parameters: 1{'0' * 5000}\n", "cannot be read"),
+        ("parameters: 8\nbytes: .inf\n", "bytes"),
+        ("parameters: 8\nbytes: .nan\n", "bytes"),
+        ("parameters: 8\ncompute_capability: [-9, 0]\n", "compute_capability"),
+        ("[" * 5000, "cannot be read"),
+        ("a\0b", "cannot be read"),
+        ("? [parameters]\n: 8\n", "a key must be text"),
+    ],
+)
+def test_a_need_that_makes_no_sense_is_refused_with_its_place_and_never_a_traceback(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "need.yaml").write_text(text)
+    done = CliRunner().invoke(app, ["accelerators", "check", "--need", str(tmp_path / "need.yaml")])
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+def test_a_policy_names_a_kind_that_something_here_can_look_at(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("kind: abacus\n")
+    done = CliRunner().invoke(app, ["accelerators", "check", "--policy", str(file)])
+    assert done.exit_code == 2
+    assert "nvidia, amd, gaudi, cpu" in " ".join(done.output.split())
     file.write_text("kind: cpu\n")
     assert CliRunner().invoke(app, ["accelerators", "check", "--policy", str(file), "--json"]).exit_code == 0
