@@ -21,8 +21,8 @@ def _number(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_number), Field(gt=0, le=10**15)]
-Bytes = Annotated[int, BeforeValidator(_number), Field(ge=0, le=10**15)]
+Count = Annotated[int, Field(gt=0, le=10**15), BeforeValidator(_number)]
+Bytes = Annotated[int, Field(ge=0, le=10**15), BeforeValidator(_number)]
 
 
 class Cache(Declared):
