@@ -1,11 +1,11 @@
-"""No traffic is sent back on an approval that Airflow's own record does not have."""
+"""No traffic is sent back, and nothing broken, on an approval that Airflow's own record does not have."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowFailException
+from support.evidence import FolderStore
 from support.processes import ROOT
 from support.two_sites import Systems
 
 from ninelives.adapters.ledger import migrate
+from ninelives.injections import open_injections
+from ninelives.recovery.safety import freeze
 from ninelives_airflow.hooks.estate import EstateHook
 from ninelives_airflow.operators.approval import FourEyesOperator, shown
-from ninelives_airflow.operators.drill import ApproveDrillOperator
+from ninelives_airflow.operators.drill import ApproveDrillOperator, InjectFaultOperator, RecordDrillOperator
 from ninelives_airflow.operators.failback import ApproveFailbackOperator, ShiftTrafficOperator
 
 pytestmark = pytest.mark.airflow
@@ -39,7 +42,9 @@ class Record(BaseHTTPRequestHandler):
         self.say(201, {"access_token": "token"})
 
     def do_GET(self) -> None:
-        assert self.path == "/api/v2/dags/fail_back/dagRuns/run-1/taskInstances/approve_failback/-1/hitlDetails"
+        assert self.path.endswith("/dagRuns/run-1/taskInstances/approve_failback/-1/hitlDetails") or self.path.endswith(
+            "/dagRuns/run-1/taskInstances/approve_drill/-1/hitlDetails"
+        )
         self.say(200 if self.answer else 404, {"response_received": True, **(self.answer or {})})
 
     def say(self, status: int, document: dict[str, Any]) -> None:
@@ -127,6 +132,36 @@ def test_an_approval_is_good_once_a_run_that_is_over_is_not_done_again(
     record.answer = answered("Approve", "grace")
     with pytest.raises(AirflowFailException, match=f"ended with evidence {over.seq}, .* good once"):
         shift()
+
+
+def test_a_drill_that_was_approved_hours_ago_is_not_begun_where_something_speaks_against_it_now(
+    record: type[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(f"sqlite:///{tmp_path / 'ledger.db'}")
+    monkeypatch.setattr(EstateHook, "ledger", lambda hook: Systems.ledger(hook))
+    gateway = {"folder": str(tmp_path / "gateway"), "url": "http://127.0.0.1:9", "admin": "http://127.0.0.1:9"}
+    connections = {"gateway": gateway, "paris_replicas": {"urls": []}, "dublin_replicas": {"urls": []}}
+    for name, extra in connections.items():
+        given = json.dumps({"conn_type": "generic", "extra": extra})
+        monkeypatch.setenv(f"AIRFLOW_CONN_NINELIVES_{name.upper()}", given)
+    hook = EstateHook()
+    hook.gateway().initialise()  # type: ignore[attr-defined]
+    plan = {"id": "run-1", "scenario": "registry-lost", "service": "arrival-delay", "site": "", "fingerprint": ""}
+    record.answer = {**answered("Approve", "grace"), "body": shown(plan)}
+    freeze(hook.ledger(), hook.estate, reason="network works", by="ada", lasting=timedelta(hours=1))
+    with pytest.raises(AirflowFailException, match="automation is frozen by ada"):
+        InjectFaultOperator(task_id="lose_site", plan=plan).execute(context("ada"))
+    (refused,) = hook.ledger().records(kind="drill")
+    assert refused.facts["outcome"] == "refused"
+    assert open_injections(hook.home) == []
+    monkeypatch.setattr(EstateHook, "stores", lambda _: {"paris": FolderStore("paris", tmp_path / "store")})
+    step = RecordDrillOperator(task_id="record_drill", plan=plan, data_loss=None)
+    states = {"lose_site": "failed", "await_recovery": "upstream_failed"}
+    monkeypatch.setattr("ninelives_airflow.operators.drill.state_of", lambda _, task: states.get(task))
+    found = step.execute(context("ada"))
+    assert isinstance(found, dict)
+    assert (found["evidence"], found["verdict"]) == (refused.seq, "unknown")
+    assert "automation is frozen by ada" in found["problem"]
 
 
 @pytest.mark.parametrize("kind", [ApproveFailbackOperator, ApproveDrillOperator])

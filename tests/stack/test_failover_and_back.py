@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from support.processes import wait_until
 from support.two_sites import Systems, World, two_sites
 
 from ninelives.adapters.connected import ConnectedEstate
+from ninelives.adapters.ledger import SqlLedger
 from ninelives.cli import app
 from ninelives.errors import Refused
 from ninelives.evidence.verify import verify_ledger
@@ -125,6 +126,72 @@ def test_no_failover_goes_to_a_site_in_a_drill_and_the_site_that_answers_stays_o
         close_injection(world.home, drill.id, by="test")
     assert (where(systems), systems.gateway().state().closed_sites) == (("paris",), frozenset())
     assert systems.ledger().current_lease("site:paris") is None, "a refusal holds nothing back"
+
+
+def meanwhile(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Once, at the instant at which a failover takes the lease of ``alpha``, after all that it looked at before."""
+    take, done = SqlLedger.take_lease, list[bool]()
+
+    def late(ledger: SqlLedger, name: str, holder: str, ttl: timedelta) -> Any:
+        if name == "service:alpha" and not done:
+            done.append(True)
+            act()
+        return take(ledger, name, holder, ttl)
+
+    patch.setattr(SqlLedger, "take_lease", late)
+
+
+def test_a_drill_that_begins_while_a_failover_decides_is_seen_in_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems, now = world.systems(), datetime.now(UTC)
+    drill = Injection(
+        id="drill-2", scenario="site-loss", site="dublin", service="alpha", started_at=now, expires_at=now
+    )
+    meanwhile(monkeypatch, lambda: open_injection(world.home, drill))
+    try:
+        with pytest.raises(Refused, match="dublin is in a drill"):
+            declared_lost(systems, by="ada")
+    finally:
+        close_injection(world.home, drill.id, by="test")
+    assert where(systems) == ("paris",)
+    assert systems.ledger().current_lease("service:alpha") is None, "a refusal holds nothing back"
+
+
+def test_of_two_failovers_that_decide_at_once_the_later_one_counts_the_earlier_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_dublin(world)
+    ledger = world.systems().ledger()
+    limit = 1 + sum(one.facts.get("outcome") == "moved" for one in ledger.records(kind="failover", subject="alpha"))
+    systems = world.systems(recovery={"failovers_per_hour": limit})
+    assert safety.too_many_failovers(ledger, systems.estate, "alpha") is None
+    meanwhile(monkeypatch, lambda: ledger.append("failover", "alpha", {"outcome": "moved", "run": "the earlier one"}))
+    with pytest.raises(Refused, match=f"moved {limit} times within the last hour, and the estate allows {limit}"):
+        declared_lost(systems, "dublin")
+    assert ledger.current_lease("service:alpha") is None
+
+
+def test_two_people_who_close_both_sites_at_the_same_instant_leave_one_open(world: World) -> None:
+    systems, start, refused = world.systems(), threading.Barrier(2), list[str]()
+
+    def close(site: str) -> None:
+        start.wait()
+        try:
+            declared_lost(world.systems(), site, by="ada")
+        except Refused as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=close, args=(site,)) for site in world.sites]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(systems.gateway().state().closed_sites) == 1, refused
+    assert any("last open site" in why or "stays open" in why for why in refused), refused
+    held = systems.ledger().current_lease("service:alpha")
+    if held:
+        systems.ledger().release_lease(held)
 
 
 def test_automation_moves_a_service_only_so_often_within_an_hour_and_a_person_still_can(world: World) -> None:

@@ -35,9 +35,10 @@ BEGINS_WITHIN = 30.0
 
 
 def check_experiment(fault: Experiment) -> None:
-    """Refuse what the library would not run as it is meant.
+    """Refuse what the library would not run as it is meant. Its Python providers are imported by that.
 
-    :raises Refused: no valid experiment, nothing to undo it with, or a ``dry`` that the library silently ignores
+    :raises Refused: no valid experiment, one that does nothing, nothing to undo it with, or a ``dry`` that the library
+        silently ignores
     """
     from chaoslib.exceptions import ChaosException
     from chaoslib.experiment import ensure_experiment_is_valid
@@ -45,7 +46,7 @@ def check_experiment(fault: Experiment) -> None:
     what = f"experiment {fault.name}"
     try:
         document = json.loads(fault.document)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(what, [f"it is not JSON: {error}"]) from error
     if not isinstance(document, dict):
         raise Refused(what, ["it is not a JSON object"])
@@ -59,10 +60,20 @@ def check_experiment(fault: Experiment) -> None:
         )
     if not document.get("rollbacks"):
         raise Refused(what, ["it has no rollbacks, so nobody could undo it; declare them, fit to be run twice"])
+    for part in ("method", "rollbacks"):
+        listed = document.get(part)
+        if not (isinstance(listed, list) and listed and all(isinstance(one, dict) for one in listed)):
+            raise Refused(what, [f"its {part} must be a list of activities that is not empty"])
+    if references := [f"rollbacks[{n}].ref" for n, one in enumerate(document["rollbacks"]) if "ref" in one]:
+        where = ", ".join(references)
+        raise Refused(what, [f"{where}: rollbacks are run without the method; write the activity out instead"])
     try:
         ensure_experiment_is_valid(document)
     except ChaosException as error:
         raise Refused(what, [f"Chaos Toolkit refuses it: {error}"]) from error
+    except Exception as error:  # its own check stumbles over what is of a wrong type
+        why = f"{type(error).__name__}: {error}"
+        raise Refused(what, [f"Chaos Toolkit cannot read it, something in it is of a wrong type ({why})"]) from error
 
 
 def start_experiment(home: Home, fault: Experiment, environment: Mapping[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from ninelives.drills.scenario import Drill
@@ -26,7 +26,7 @@ MEASURING = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class Preflight:
-    """``reasons`` against the drill (empty: it may start) and the site that ``active`` stood for."""
+    """``reasons`` against the drill (empty: it may start), and the drill with the fingerprint of what it would do."""
 
     drill: Drill
     reasons: tuple[str, ...]
@@ -71,17 +71,23 @@ def check_preflight(systems: Systems, drill: Drill, now: datetime | None = None)
             reasons += look(systems, drill, service, state, now)
         except NinelivesError as error:
             reasons.append(str(error))
+    if not reasons:
+        drill = replace(drill, fingerprint=scenario.fingerprint(systems, drill))
     return Preflight(drill, tuple(reasons), survivors)
+
+
+def moves_under_way(systems: Systems, drill: Drill) -> list[str]:
+    """Another drill, or a failover or failback that holds its service."""
+    names = ["drill", *(f"service:{name}" for name in systems.estate.service_by_name)]
+    held = [lease for name in names if (lease := systems.ledger().current_lease(name)) and lease.holder != drill.id]
+    return [f"{lease.name} is held by {lease.holder} until {lease.expires_at:%H:%M:%S} UTC" for lease in held]
 
 
 def _others(systems: Systems, drill: Drill, service: Service, state: GatewayState, now: datetime) -> list[str]:
     """Another drill, a failover or a failback is running, or nothing would recover by itself."""
-    ledger = systems.ledger()
-    names = ["drill", *(f"service:{name}" for name in systems.estate.service_by_name)]
-    held = [lease for name in names if (lease := ledger.current_lease(name)) and lease.holder != drill.id]
-    frozen = current_freeze(ledger, systems.estate, now)
+    frozen = current_freeze(systems.ledger(), systems.estate, now)
     return [
-        *(f"{lease.name} is held by {lease.holder} until {lease.expires_at:%H:%M:%S} UTC" for lease in held),
+        *moves_under_way(systems, drill),
         *(f"{name} is on its way back to another site" for name in state.shares),
         *([frozen.sentence] if frozen else []),
         *(

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ninelives.drills.experiments import experiment_facts
+from ninelives.drills.preflight import moves_under_way
 from ninelives.drills.promises import CHECK, came_back, check_key, judge_check, judge_promises
 from ninelives.drills.scenario import Drill, Promise, Scenario
 from ninelives.drills.scenarios import find_scenario
@@ -50,7 +52,10 @@ def inject_fault(systems: Systems, drill: Drill) -> Injection:
     All or nothing: a failure undoes its own part. Repeated by the same drill after a kill it goes on with the injection
     that it finds; the loss then counts from that injection's beginning, so that no outage is understated.
 
-    :raises Refused: another drill holds the lease, or this drill is over
+    A failover takes its lease and then looks for drills; a drill is written down and then looks for leases: whichever
+    comes second sees the other, and leaves.
+
+    :raises Refused: another drill holds the lease, a service is being moved, or this drill is over
     """
     policy, ledger, home = systems.estate.drills, systems.ledger(), systems.home
     before = find_injection(home, drill.id)
@@ -64,6 +69,8 @@ def inject_fault(systems: Systems, drill: Drill) -> Injection:
         injection = before or _planned(systems, drill)
         keep_before(systems, injection)
         open_injection(home, injection)
+        if before is None and (reasons := moves_under_way(systems, drill)):
+            raise Refused("drill", reasons)
         instants = [systems.faults().inject(fault) for fault in injection.to_undo]
         return mark_lost(home, drill.id, before.started_at if before else min(instants, default=injection.started_at))
     except BaseException:
@@ -74,6 +81,8 @@ def inject_fault(systems: Systems, drill: Drill) -> Injection:
 
 def _planned(systems: Systems, drill: Drill) -> Injection:
     faults = find_scenario(drill.scenario).plan(systems, drill)
+    for fault in faults:
+        systems.faults().check(fault)
     now = datetime.now(UTC)
     return Injection(
         id=drill.id,
@@ -270,6 +279,7 @@ def _measure(
         "felt": {name: impact.facts() for name, impact in impacts.items()},
         "recovery": _recovery(systems, drill, lost_at),
         "check": dict(check.facts) if check else None,
+        "experiment": experiment_facts(systems.home, injection),
         "state": dict(state),
         "verdicts": verdicts,
         "verdict": overall([*verdicts.values(), state["verdict"]]),

@@ -23,6 +23,8 @@ class Drill:
     service: str
     site: str
     """Empty where the scenario is not about one site."""
+    fingerprint: str = ""
+    """Of what was planned, where somebody could change that: it is then done as it was planned, or not at all."""
 
     @property
     def subject(self) -> str:
@@ -91,6 +93,13 @@ class Scenario:
         :raises Refused: it cannot be broken from here
         """
         raise NotImplementedError
+
+    def fingerprint(self, systems: Systems, drill: Drill) -> str:
+        """SHA-256 (hex) of what a person has written that says what is to be broken; empty where there is none.
+
+        :raises Refused: it cannot be read
+        """
+        return ""
 
     def check(self, systems: Systems, drill: Drill) -> Mapping[str, Any] | None:
         """Start the estate's own check where nothing else would start it in time, and return what it found.

@@ -253,13 +253,27 @@ class UserExperiment(Scenario):
     promises = (Promise.HYPOTHESIS,)
 
     def plan(self, systems: Systems, drill: Drill) -> tuple[Fault, ...]:
+        data = self._read(systems, drill)
+        if drill.fingerprint not in ("", hashlib.sha256(data).hexdigest()):
+            raise Refused("drill", [f"experiment {drill.site} was changed since it was planned; start a new run"])
+        try:
+            return (Experiment(name=drill.site, injection=drill.id, document=data.decode()),)
+        except UnicodeDecodeError as error:
+            raise Refused("drill", [f"experiment {drill.site} is not UTF-8: {error}"]) from error
+
+    def fingerprint(self, systems: Systems, drill: Drill) -> str:
+        return hashlib.sha256(self._read(systems, drill)).hexdigest()
+
+    def _read(self, systems: Systems, drill: Drill) -> bytes:
         folder = systems.home.experiments
         known = {path.stem: path for path in sorted(folder.glob("*.json"))}
         if drill.site not in known:
             there = ", ".join(known) or "none"
             raise Refused("drill", [f"there is no experiment {drill.site!r} in {folder}; there is {there}"])
-        document = known[drill.site].read_text("utf-8")
-        return (Experiment(name=drill.site, injection=drill.id, document=document),)
+        try:
+            return known[drill.site].read_bytes()
+        except OSError as error:
+            raise Refused("drill", [f"experiment {drill.site} cannot be read: {error}"]) from error
 
 
 SCENARIOS: Mapping[str, Scenario] = {

@@ -102,6 +102,10 @@ def _target_is_ready(systems: Systems, service: Service, source: str, target: st
 
 
 def _nobody_breaks_anything(systems: Systems, service: Service, source: str, target: str, now: datetime) -> list[str]:
+    return _in_a_drill(systems, source, target)
+
+
+def _in_a_drill(systems: Systems, source: str, target: str) -> list[str]:
     return [
         f"{one.scenario} of {one.site} is not undone yet ({one.id})"
         for one in open_injections(systems.home)
@@ -186,6 +190,8 @@ def _set_share(systems: Systems, plan: FailbackPlan, before: int, share: int) ->
             raise Refused("failback", [f"{plan.target} has {found}% of {plan.service}, not {before}%: not by this run"])
         if plan.target in state.closed_sites:
             raise Refused("failback", [f"{plan.target} was closed meanwhile"])
+        if reasons := _in_a_drill(systems, plan.source, plan.target):
+            raise Refused("failback", reasons)
         if share == 100:
             systems.gateway().move(plan.service, plan.target, token=lease.token)
         else:

@@ -228,14 +228,15 @@ def _refused(
 def _plan(
     systems: Systems, service: Service, lost_site: str, holder: str, declared_at: datetime, by: str | None
 ) -> FailoverPlan:
-    active = systems.gateway().state().active[service.name]
-    if lost_site not in active:
-        raise Refused("failover", [f"{service.name} is served from {', '.join(active)}, not from {lost_site}"])
-    target = _choose(systems, service, lost_site, by)
+    # First the lease: what is looked at under it no other failover changes, and a drill that begins now sees it.
     lease = _take_over(systems.ledger(), service.name, holder)
     try:
+        active = systems.gateway().state().active[service.name]
+        if lost_site not in active:
+            raise Refused("failover", [f"{service.name} is served from {', '.join(active)}, not from {lost_site}"])
+        target = _choose(systems, service, lost_site, by)
         take_seats(systems, service.name, target.site, run=holder)
-    except Refused:
+    except NinelivesError:
         systems.ledger().release_lease(lease)
         raise
     dataset = systems.estate.dataset_of(service).name

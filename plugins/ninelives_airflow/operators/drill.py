@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, SkipMixin
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -16,6 +16,8 @@ from ninelives_airflow.operators.base import EstateOperator, PlannedOperator, Ve
 from ninelives_airflow.triggers.drill import RecoveryTrigger, ReturnTrigger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow.sdk import Context
 
     from ninelives.drills.scenario import Drill
@@ -44,9 +46,7 @@ class CheckPreflightOperator(EstateOperator, SkipMixin):
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
         from ninelives.drills.preflight import check_preflight, resolve_site
-        from ninelives.drills.run import record_refusal
         from ninelives.drills.scenario import Drill
-        from ninelives.errors import Refused
 
         dry_run = as_flag(self.dry_run)
         chosen = self._chosen(systems, context)
@@ -59,8 +59,7 @@ class CheckPreflightOperator(EstateOperator, SkipMixin):
         drill = Drill(drill_id(context["run_id"]), scenario, service, site)
         preflight = check_preflight(systems, drill)
         if preflight.reasons and not dry_run:
-            record_refusal(systems, drill, preflight.reasons, run=context["run_id"])
-            raise Refused("drill", preflight.reasons)
+            refuse(systems, drill, preflight.reasons, context)
         plan = {
             "id": drill.id,
             "scenario": drill.scenario,
@@ -68,6 +67,7 @@ class CheckPreflightOperator(EstateOperator, SkipMixin):
             "site": drill.site,
             "survivors": list(preflight.survivors),
             "reasons": list(preflight.reasons),
+            "fingerprint": preflight.drill.fingerprint,
         }
         if dry_run:
             self.log.info("Dry run: would start %s; reasons against it: %s", drill, preflight.reasons or "none")
@@ -85,6 +85,15 @@ class CheckPreflightOperator(EstateOperator, SkipMixin):
             return self.scenario, self.service, self.site
         due = next_due(systems.estate, systems.ledger().records(kind="drill"), datetime.now(UTC))
         return (due.scenario.value, due.service, due.site or "") if due else None
+
+
+def refuse(systems: EstateHook, drill: Drill, reasons: Sequence[str], context: Context) -> NoReturn:
+    """Leave evidence of a drill that is not started, and end the task."""
+    from ninelives.drills.run import record_refusal
+    from ninelives.errors import Refused
+
+    record_refusal(systems, drill, reasons, run=context["run_id"])
+    raise Refused("drill", reasons)
 
 
 def as_flag(value: Any) -> bool:
@@ -113,17 +122,27 @@ class DrillStepOperator(PlannedOperator):
     def drill(self) -> Drill:
         from ninelives.drills.scenario import Drill
 
-        return Drill(self.plan["id"], self.plan["scenario"], self.plan["service"], self.plan["site"])
+        plan = self.plan
+        return Drill(plan["id"], plan["scenario"], plan["service"], plan["site"], plan.get("fingerprint", ""))
 
 
 class InjectFaultOperator(DrillStepOperator):
-    """Check the approval record itself, then take the drill lease and inject: all or nothing."""
+    """Check the approval record itself and the preflight again, then take the drill lease and inject: all or nothing.
+
+    An approval may take hours, in which a site is lost, somebody freezes automation or the error budget is spent.
+    """
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
+        from ninelives.drills.preflight import check_preflight
         from ninelives.drills.run import inject_fault
+        from ninelives.injections import find_injection
 
         by = approved_by(systems, context, systems.estate.drills.approval, "approve_drill", plan=self.plan)
-        injection = inject_fault(systems, self.drill)
+        drill = self.drill
+        first_try = find_injection(systems.home, drill.id) is None
+        if first_try and (reasons := check_preflight(systems, drill).reasons):
+            refuse(systems, drill, reasons, context)
+        injection = inject_fault(systems, drill)
         return {
             "lost_at": injection.lost_at.isoformat(),
             "expires_at": injection.expires_at.isoformat(),
@@ -258,7 +277,8 @@ class RecordDrillOperator(DrillStepOperator):
         record = record_drill(
             systems, self.drill, data_loss=self.data_loss, run=context["run_id"], problem="; ".join(problems) or None
         )
-        return {"evidence": record.seq, "verdict": record.facts["verdict"], "problem": record.facts["problem"]}
+        problem = record.facts.get("problem") or "; ".join(record.facts.get("reasons", ()))
+        return {"evidence": record.seq, "verdict": record.facts["verdict"], "problem": problem}
 
 
 class JudgeDrillOperator(VerdictOperator):

@@ -96,6 +96,18 @@ def keep(world: World) -> None:
     undo_expired(world.home, datetime.now(UTC) + timedelta(days=1), world.faults())
 
 
+def test_a_drill_breaks_nothing_while_a_service_is_being_moved(tmp_path: Path, ledger: Path) -> None:
+    """Its preflight saw nothing; the failover took its lease a moment before the drill was written down."""
+    world = World(tmp_path, ledger)
+    before = world.on_disk()
+    lease = world.ledger().take_lease("service:arrival-delay", "fail_over", timedelta(minutes=1))
+    with pytest.raises(Refused, match="service:arrival-delay is held by fail_over"):
+        inject_fault(world, DRILL)  # type: ignore[arg-type]
+    assert open_injections(world.home) == []
+    assert (world.on_disk(), world.ledger().current_lease("drill")) == (before, None)
+    world.ledger().release_lease(lease)
+
+
 EVERY, FEW = range(70), range(2, 70, 7)
 """All steps in `make soak`, a few in `make test`; the last ones lie behind the drill's end."""
 

@@ -148,10 +148,36 @@ PROGRAM = {"provider": {"type": "process"}}
     ids=["done", "program done", "a probe's tolerance judges", "raised", "said no", "program failed"],
 )
 def test_an_experiment_is_judged_by_its_activities_and_not_by_its_status(run: dict[str, Any], verdict: str) -> None:
-    assert judge_experiment({"status": "completed", "deviated": False, "run": [run]}) == verdict
+    assert judge_experiment(journal([run])) == verdict
 
 
-def test_an_experiment_that_deviated_or_was_ended_is_not_met() -> None:
-    assert judge_experiment({"status": "completed", "deviated": True, "run": []}) == "missed"
-    assert judge_experiment({"status": "failed", "deviated": False, "run": []}) == "missed"
-    assert judge_experiment(None) == "unknown"
+def journal(runs: list[dict[str, Any]], held: tuple[bool | None, bool | None] | None = None, **more: Any) -> Any:
+    """Chaos Toolkit's, of a method of one activity; with a hypothesis where it says whether that held."""
+    experiment: dict[str, Any] = {"method": [{}]}
+    states: dict[str, Any] = {"before": None, "after": None}
+    if held is not None:
+        experiment["steady-state-hypothesis"] = {"title": "x", "probes": [{}]}
+        states = {
+            when: None if one is None else {"steady_state_met": one} for when, one in zip(states, held, strict=True)
+        }
+    return {"status": "completed", "deviated": False, "run": runs, "experiment": experiment,
+            "steady_states": states, **more}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (journal([run_of()], deviated=True), "missed"),
+        (journal([run_of()], status="failed"), "missed"),
+        (journal([]), "missed"),
+        (journal([run_of()], (True, True)), "met"),
+        (journal([run_of()], (True, False), deviated=True), "missed"),
+        (journal([run_of()], (True, None)), "missed"),
+        (journal([], (False, None)), "unknown"),
+        (None, "unknown"),
+    ],
+    ids=["deviated", "ended", "a part of the method", "held", "did not hold", "not asked afterwards",
+         "did not hold beforehand, so the library left the method out", "no journal"],
+)  # fmt: skip
+def test_an_experiment_is_met_only_where_all_of_it_was_done_and_its_hypothesis_held(found: Any, verdict: str) -> None:
+    assert judge_experiment(found) == verdict
