@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from ninelives.errors import Refused
+from ninelives.errors import Corrupted, Refused
 from ninelives.files import sync_folder, write_atomically
 from ninelives.home import Home
 
@@ -176,14 +176,28 @@ class Injection(BaseModel):
 
 
 def open_injections(home: Home) -> list[Injection]:
-    """Faults that are not undone yet, oldest first."""
-    found = []
-    for path in sorted(home.injections.glob("*.json")):
-        try:
-            found.append(Injection.model_validate_json(path.read_bytes()))
-        except FileNotFoundError:
-            continue  # undone between the listing and the reading
+    """Faults that are not undone yet, oldest first.
+
+    :raises Corrupted: one of them cannot be read, so nobody knows what is broken
+    """
+    found = [one for path in sorted(home.injections.glob("*.json")) if (one := read_injection(path))]
     return sorted(found, key=lambda injection: injection.started_at)
+
+
+def read_injection(path: Path) -> Injection | None:
+    """``None`` where it is undone, so not there any more.
+
+    :raises Corrupted: it cannot be read
+    """
+    try:
+        return Injection.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise Corrupted(
+            f"{path} cannot be read, so nobody knows what it has broken ({' '.join(str(error).split())}); see what is "
+            "down (ninelives stack status), start it (ninelives stack restore SITE), and remove the file"
+        ) from error
 
 
 def open_injection(home: Home, injection: Injection) -> None:
@@ -234,9 +248,7 @@ def undo_injection(home: Home, faults: FaultControl, injection_id: str, *, by: s
 def begin_undo(home: Home, injection_id: str) -> Injection | None:
     """Say that the fault is about to be undone, so that nobody goes on breaking; ``None`` where none is open."""
     with journal_lock(home):
-        try:
-            injection = Injection.model_validate_json(_path(home, injection_id).read_bytes())
-        except FileNotFoundError:
+        if (injection := read_injection(_path(home, injection_id))) is None:
             return None
         if injection.undoing_at is None:
             injection = injection.model_copy(update={"undoing_at": datetime.now(UTC)})
@@ -247,9 +259,7 @@ def begin_undo(home: Home, injection_id: str) -> Injection | None:
 def close_injection(home: Home, injection_id: str, *, by: str) -> None:
     """Archive an injection that was undone; closing it twice is not an error."""
     path = _path(home, injection_id)
-    try:
-        injection = Injection.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if (injection := read_injection(path)) is None:
         return
     undone = injection.model_copy(update={"undone_at": datetime.now(UTC), "undone_by": by})
     archive = home.injections / "undone"
@@ -261,12 +271,8 @@ def close_injection(home: Home, injection_id: str, *, by: str) -> None:
 
 def find_injection(home: Home, injection_id: str) -> Injection | None:
     """An injection, open or undone."""
-    for path in (_path(home, injection_id), home.injections / "undone" / f"{injection_id}.json"):
-        try:
-            return Injection.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            continue
-    return None
+    open_one = read_injection(_path(home, injection_id))
+    return open_one or read_injection(home.injections / "undone" / f"{injection_id}.json")
 
 
 def experiment_journal(home: Home, injection_id: str) -> Path:

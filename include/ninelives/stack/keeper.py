@@ -10,9 +10,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ninelives.errors import NinelivesError
+from ninelives.errors import Corrupted, NinelivesError
 from ninelives.home import Home
-from ninelives.injections import Injection, undo_injection
+from ninelives.injections import Injection, read_injection, undo_injection
 from ninelives.ports import FaultControl
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,9 @@ def read_injections(home: Home) -> tuple[list[Injection], dict[Path, str]]:
     found, broken = [], {}
     for path in sorted(home.injections.glob("*.json")):
         try:
-            found.append(Injection.model_validate_json(path.read_bytes()))
-        except FileNotFoundError:
-            continue  # undone between the listing and the reading
-        except ValueError as error:
+            if injection := read_injection(path):
+                found.append(injection)
+        except Corrupted as error:
             broken[path] = str(error)
     return found, broken
 
@@ -40,8 +39,8 @@ def undo_expired(home: Home, now: datetime, faults: FaultControl) -> list[Inject
     """
     undone = []
     injections, broken = read_injections(home)
-    for path, error in broken.items():
-        log.error("cannot tell when to undo %s: %s; run `ninelives stack restore` and remove the file", path, error)
+    for problem in broken.values():
+        log.error("cannot tell what to undo: %s", problem)
     for injection in injections:
         if injection.expires_at > now:
             continue
@@ -49,6 +48,9 @@ def undo_expired(home: Home, now: datetime, faults: FaultControl) -> list[Inject
             undo_injection(home, faults, injection.id, by="keeper")
         except NinelivesError as error:
             log.error("cannot undo %s yet (injection %s): %s", injection.scenario, injection.id, error)
+            continue
+        except Exception:  # what nobody foresaw, a full or failing disk, must not keep the others from being undone
+            log.exception("cannot undo %s yet (injection %s)", injection.scenario, injection.id)
             continue
         log.warning("undid %s: injection %s expired at %s", injection.scenario, injection.id, injection.expires_at)
         undone.append(injection)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
+from ninelives.errors import Corrupted
 from ninelives.home import Home
 from ninelives.injections import Injection, close_injection, find_injection, open_injection, open_injections
 
@@ -49,3 +52,14 @@ def test_faults_are_listed_oldest_first(tmp_path: Path) -> None:
     open_injection(home, later)
     open_injection(home, injection("b"))
     assert [one.id for one in open_injections(home)] == ["b", "a"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"id": "drill-1"}', "[]", '"\udc80'])
+def test_a_file_that_says_nothing_is_named_with_what_to_do(tmp_path: Path, text: str) -> None:
+    home = Home(tmp_path)
+    open_injection(home, injection())
+    file = home.injections / "drill-1.json"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    for look in (lambda: open_injections(home), lambda: find_injection(home, "drill-1")):
+        with pytest.raises(Corrupted, match=rf"{file} cannot be read.*ninelives stack restore.*remove the file"):
+            look()

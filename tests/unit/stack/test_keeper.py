@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from ninelives.errors import Unavailable
 from ninelives.home import Home
 from ninelives.injections import (
@@ -25,6 +27,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 class Faults:
     """``ports.FaultControl`` that counts what it mends; at ``broken`` sites nothing can be mended."""
 
+    how: Exception = Unavailable("supervisord does not answer")
+
     def __init__(self, broken: set[str] | None = None) -> None:
         self.mended: list[Fault] = []
         self.broken = broken or set()
@@ -43,7 +47,7 @@ class Faults:
 
     def undo(self, fault: Fault) -> None:
         if fault.site in self.broken:
-            raise Unavailable("supervisord does not answer")
+            raise self.how
         self.mended.append(fault)
 
 
@@ -82,8 +86,10 @@ def test_whatever_the_file_says_is_broken_is_mended_and_nothing_else_is_asked(tm
     assert faults.mended == [wedged]
 
 
-def test_a_site_that_cannot_be_restored_is_tried_again_and_holds_up_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [Faults.how, PermissionError("read-only file system"), KeyError("server")])
+def test_a_site_that_cannot_be_restored_is_tried_again_and_holds_up_nobody(tmp_path: Path, how: Exception) -> None:
     home, faults = Home(tmp_path), Faults({"paris"})
+    faults.how = how
     _inject(home, "a", "paris", NOW)
     _inject(home, "b", "dublin", NOW)
     undo_expired(home, NOW, faults)
