@@ -88,6 +88,8 @@ def evaluate(
         create += [f"CREATE VIEW {quoted(name)} AS {_read(paths)}" for name, paths in (references or {}).items()]
         data = _Sql(lambda: _open_duckdb(create, settings))
     check = _Check(suite, data)
+    if check.wrong:
+        return Evaluation(engine, schemas, rows, None, check.wrong)
     judged, counted, newest = check.judged()
     if not counted:
         return Evaluation(engine, schemas, 0, None, ())
@@ -159,6 +161,8 @@ def _evaluate_snapshot(
     relations = {name: selection(each, columns[name]) for name, each in references.items()}
     relations[_DATA] = selection(table, {name: columns[suite.dataset][name] for name in suite.columns}, where)
     check = _Check(suite, _Sql(lambda: _without_transactions(snapshot.engine(relations))))
+    if check.wrong:
+        return Evaluation("", schemas, rows, None, check.wrong, fingerprints=fingerprints)
     judged, counted, newest = check.judged()
     outcomes = tuple(check.outcomes(judged, rows_shown))
     errors = () if counted == rows and snapshot.unbroken else ("not everything was asked of the same snapshot",)
@@ -180,6 +184,10 @@ def _read_schemas(files: Mapping[str, Path]) -> tuple[tuple[ObjectSchema, ...], 
         except (ArrowException, OSError) as error:
             errors.append(f"{key} cannot be read as Parquet: {_first_line(error)}")
             continue
+        names = [name.lower() for name, _ in columns]
+        if alike := [name for name, _ in columns if names.count(name.lower()) > 1]:
+            which = f"{key} has columns that differ in case at most ({', '.join(alike)})"
+            errors.append(f"{which}, and one would be judged for the other; rename one")
         found.setdefault(columns, []).append(key)
     schemas = tuple(ObjectSchema(dict(columns), len(keys), keys[0]) for columns, keys in found.items())
     return schemas, rows, errors
@@ -287,6 +295,9 @@ class _Check:
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
         self.suite, self.data = suite, data
+        self.wrong = tuple(_cannot_be_asked(suite))
+        if self.wrong:
+            return  # told before any data is read, so that no message has to be withheld
         self.results: dict[int, Any] = {}
         self.context = gx.get_context(mode="ephemeral")
         self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
@@ -326,12 +337,7 @@ class _Check:
     def _ask(self, indexes: Sequence[int], result_format: str | dict[str, Any]) -> dict[int, dict[str, Any]]:
         from great_expectations import ExpectationSuite
 
-        wanted, answers = [], {}
-        for index in indexes:
-            try:
-                wanted.append(_as_expectation(self.suite.asked[index], index))
-            except Exception as error:  # an unknown type or wrong arguments: this expectation's error, not the gate's
-                answers[index] = {"success": False, "raised": _first_line(error), "result": {}}
+        wanted, answers = [_as_expectation(self.suite.asked[index], index) for index in indexes], {}
         if wanted:
             asked = ExpectationSuite(name="gate", expectations=wanted)
             for result in self.batch.validate(asked, result_format=result_format).results:
@@ -436,6 +442,8 @@ def _small(value: Any) -> Any:
 
 
 def _first_line(error: Any) -> str:
+    if isinstance(error, ValueError) and callable(found := getattr(error, "errors", None)):  # pydantic's, any version
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found())
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
     return name + (lines[0] if lines else "no message")
@@ -488,6 +496,16 @@ def _spare_imports() -> None:
     for name in ("scipy.stats", "altair"):
         if name not in sys.modules:
             sys.modules[name] = _Late(name)
+
+
+def _cannot_be_asked(suite: Suite) -> Iterator[str]:
+    """An unknown type, wrong arguments."""
+    for index, asked in enumerate(suite.asked):
+        try:
+            _as_expectation(asked, index)
+        except Exception as error:
+            what = f"expectations[{index}] {asked.type}" + (f" of {asked.column}" if asked.column else "")
+            yield f"{what} cannot be asked: {_first_line(error)}"
 
 
 def _as_expectation(declared: Expectation, index: int) -> Any:

@@ -99,10 +99,12 @@ class _Look:
         column = f"{_quoted(name)}::FLOAT8"
         finite = self.FINITE.format(column)
         at = [number / _BINS for number in range(1, _BINS)]
-        low, high, quantiles = self._row(
-            f"SELECT min({column}), max({column}), {self.QUANTILES.format(column, at)} FROM data "  # noqa: S608
+        number, low, high, quantiles = self._row(
+            f"SELECT count(*), min({column}), max({column}), {self.QUANTILES.format(column, at)} FROM data "  # noqa: S608
             f"WHERE {finite}"
         )
+        if odd := self.filled[name] - number:
+            return {"not_finite": odd}
         if low is None or not (is_exact(low) and is_exact(high)):
             return {}
         bins = sorted({low, *(round(q, 6) for q in quantiles if low < q < high), high})

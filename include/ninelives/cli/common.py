@@ -27,8 +27,10 @@ class ExitCode(IntEnum):
 
 
 def emit(data: Any, *, as_json: bool, text: Callable[[], object]) -> None:
-    """Print ``data`` as JSON, or what ``text`` returns for people."""
+    """Print ``data`` as JSON, or what ``text`` returns for people: a string letter by letter, whatever is in it."""
     if as_json:
         typer.echo(json.dumps(data, default=str, indent=2))
+    elif isinstance(found := text(), str):
+        typer.echo(found)  # rich would take [brackets] for its own and break long lines, in a path or YAML too
     else:
-        console.print(text())
+        console.print(found)

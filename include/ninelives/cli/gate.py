@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,7 @@ def explain(
 def docs(
     evidence: Annotated[int, typer.Argument(help="Number of the gate's evidence.")],
     output: Annotated[Path | None, typer.Option(help="File to write; by default standard output.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write Great Expectations' Data Docs of a verdict, as HTML. Exit 1 where it has none."""
     from ninelives.adapters.ledger import SqlLedger
@@ -97,9 +99,10 @@ def docs(
         raise Refused("show Data Docs", [f"there is no evidence {evidence}; see `ninelives evidence list`"])
     page = read_docs(systems, record)
     if output:
-        output.write_text(page, "utf-8")
-    else:
-        typer.echo(page)
+        with _writing(output):
+            output.write_text(page, "utf-8")
+    written = {"path": str(output)} if output else {"html": page}
+    emit({"evidence": evidence, **written}, as_json=as_json, text=lambda: f"Wrote {output}." if output else page)
 
 
 @app.command()
@@ -127,12 +130,13 @@ def suggest(
     if path.exists():
         raise refusal
     document = suggested(dataset, look_at_copy(systems, dataset, where))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(as_text(document))
-    except FileExistsError as error:
-        raise refusal from error
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(as_text(document))
+        except FileExistsError as error:
+            raise refusal from error
     asked = len(document["expectations"])
     emit(
         {
@@ -148,6 +152,16 @@ def suggest(
             f"It says what {dataset} is at {where} now, right or wrong. Edit each limit and its reason, then commit it."
         ),
     )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    from ninelives.errors import Refused
+
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f"write {path}", [f"{error.strerror}; choose another place with --output"]) from error
 
 
 def _systems() -> Systems:
@@ -195,5 +209,5 @@ def _story(dataset: str, site: str, result: GateResult, expectations: list[Expla
         if outcome.raised:
             yield f"  it could not be asked: {outcome.raised}"
         if outcome.observed:
-            yield f"  seen: {json.dumps(outcome.observed)}"
-        yield from (f"  row: {json.dumps(row)}" for row in outcome.rows)
+            yield f"  seen: {json.dumps(outcome.observed, ensure_ascii=False)}"
+        yield from (f"  row: {json.dumps(row, ensure_ascii=False)}" for row in outcome.rows)

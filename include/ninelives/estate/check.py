@@ -309,21 +309,15 @@ def _unknown_references(estate: Estate, broken: Collection[str]) -> Iterator[Fin
 
 
 def _unused(estate: Estate, broken: Collection[str]) -> Iterator[Finding]:
-    used: dict[str, set[str]] = {"sites": set(), "datasets": set(), "models": set()}
+    """Datasets are not among them: each is copied and judged, and one that no model is trained on may be what the suite
+    of another refers to.
+    """
+    used: dict[str, set[str]] = {"sites": set(), "models": set()}
     for loc, name, part in _references(estate):
         if part in used and "access" not in loc:
             used[part].add(name)
-    used["datasets"].update(stream.name for stream in estate.streams)
-    users = {
-        "sites": ("services", "datasets", "streams", "tables"),
-        "datasets": ("models", "streams", "backfills"),
-        "models": ("services",),
-    }
-    says = {
-        "sites": "no service runs there and no dataset is kept there",
-        "datasets": "no model is trained on it",
-        "models": "no service serves it",
-    }
+    users = {"sites": ("services", "datasets", "streams", "tables"), "models": ("services",)}
+    says = {"sites": "no service runs there and no dataset is kept there", "models": "no service serves it"}
     for part, names in used.items():
         if any(user in broken for user in users[part]):
             continue

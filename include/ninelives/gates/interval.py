@@ -19,7 +19,10 @@ class Interval:
     def __post_init__(self) -> None:
         for name in ("start", "end"):
             at = getattr(self, name)
-            object.__setattr__(self, name, at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC))
+            try:
+                object.__setattr__(self, name, at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC))
+            except OverflowError:
+                raise ValueError(f"{at.isoformat()} is no time in UTC") from None
         if self.start >= self.end:
             raise ValueError(f"{self} has no time in it; write START/END, and the end is not part of it")
 

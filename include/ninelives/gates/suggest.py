@@ -39,6 +39,8 @@ class ColumnProfile:
     low: float | None = None
     high: float | None = None
     """Smallest and largest of a number."""
+    not_finite: int = 0
+    """Values that are NaN or infinite: those a range would count as too large."""
     values: tuple[tuple[str | int | bool, int], ...] = ()
     """Each value and its rows, where there are at most ``CATEGORIES``."""
     bins: tuple[float, ...] = ()
@@ -115,10 +117,14 @@ def look_at_copy(systems: Systems, dataset: str, site: str) -> Profile:
 
 def as_text(document: Mapping[str, Any]) -> str:
     """One expectation per two lines, so that a person can read it and a change is a small difference."""
-    head = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in document.items() if key != "expectations"]
+
+    def text(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    head = [f"  {text(key)}: {text(value)}," for key, value in document.items() if key != "expectations"]
     asked = [
-        "    {" + ", ".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in e.items() if k != "reason") + ",\n"
-        f'     "reason": {json.dumps(e["reason"], ensure_ascii=False)}}}'
+        "    {" + ", ".join(f"{text(k)}: {text(v)}" for k, v in e.items() if k != "reason") + ",\n"
+        f'     "reason": {text(e["reason"])}}}'
         for e in document["expectations"]
     ]
     return "\n".join(["{", *head, '  "expectations": [', ",\n".join(asked), "  ]", "}", ""])
@@ -136,7 +142,7 @@ def _of_column(column: ColumnProfile, rows: int, private: bool) -> Iterator[dict
     if column.nulls == rows:
         return  # nothing is known of it, not even that it should stay so
     yield _nulls(column, rows)
-    if private:
+    if private or column.not_finite:
         return
     if len(column.values) > 1:
         yield from _of_values(column, dict(column.values))
@@ -149,13 +155,14 @@ def _of_column(column: ColumnProfile, rows: int, private: bool) -> Iterator[dict
 
 
 def _nulls(column: ColumnProfile, rows: int) -> dict[str, Any]:
+    odd = f" NaN or infinite in {column.not_finite:,}: may that be? Until then no range." if column.not_finite else ""
     if not column.nulls:
-        seen = f"Never null in {rows:,} rows."
+        seen = f"Never null in {rows:,} rows.{odd}"
         return _expect("expect_column_values_to_not_be_null", seen, column=column.name)
     share = column.nulls / rows
     # Twice as many nulls as seen, and always something: mostly 0 would ask nothing.
     mostly = max(0.01, math.floor((1 - 2 * share) * 100) / 100)
-    seen = f"Null in {share:.2%} of {rows:,} rows; {1 - mostly:.0%} allowed."
+    seen = f"Null in {share:.2%} of {rows:,} rows; {1 - mostly:.0%} allowed.{odd}"
     return _expect("expect_column_values_to_not_be_null", seen, False, column=column.name, mostly=mostly)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -21,6 +22,7 @@ MAX_BYTES = 1_000_000
 LEAST_MEMORY = 800
 """Megabytes: libraries take about half of it."""
 _SHIFT = "expect_column_kl_divergence_to_be_less_than"
+_OWN_QUERY = "unexpected_rows_expectation"
 _ENGINE_SETTINGS = {"severity", "meta", "result_format", "catch_exceptions", "id", "condition_parser", "batch_id"}
 
 Reason = Annotated[str, Field(min_length=10, description="Why the limit is what it is.")]
@@ -63,6 +65,13 @@ class Expectation(BaseModel):
                 "write row_condition as an object, like "
                 '{"type": "nullity", "column": {"name": "dep_time"}, "is_null": false}'
             )
+        listed = kwargs.get("column_list", [])
+        if not (isinstance(listed, list | tuple) and all(isinstance(name, str) for name in listed)):
+            raise ValueError(f"column_list is {listed!r}; write a list of columns")
+        if '"$PARAMETER":' in json.dumps(kwargs, default=str):
+            raise ValueError(
+                "$PARAMETER cannot be used here: the suite is all that a verdict stands on; write the value"
+            )
         mostly = kwargs.get("mostly")
         if mostly is not None and not (isinstance(mostly, int | float) and 0 < mostly <= 1):
             raise ValueError(f"mostly is {mostly!r}; it must be above 0 and at most 1, or nothing is checked")
@@ -73,7 +82,22 @@ class Expectation(BaseModel):
         needed = {"partition_object", "threshold"}
         if self.type == _SHIFT and (missing := sorted(k for k in needed if self.kwargs.get(k) is None)):
             raise ValueError(f"{self.type} without {' and '.join(missing)} accepts any distribution")
+        if self.type.endswith("_to_be_between") and not self._limits:
+            raise ValueError(f"{self.type} without a limit (min_value, max_value, value_ranges) accepts any value")
+        if self.kwargs.get("value_set") == []:
+            raise ValueError("value_set is empty; write the values")
+        if self.type == _OWN_QUERY and "{batch}" not in str(self.kwargs.get("unexpected_rows_query")):
+            raise ValueError("unexpected_rows_query does not name {batch}, the rows to judge, and so judges others")
         return self
+
+    @property
+    def _limits(self) -> bool:
+        ranges = self.kwargs.get("quantile_ranges")
+        given = ranges.get("value_ranges") if isinstance(ranges, Mapping) else None
+        bounds = (
+            [b for each in given for b in each] if given else [self.kwargs.get(k) for k in ("min_value", "max_value")]
+        )
+        return any(bound is not None for bound in bounds)
 
     @property
     def column(self) -> str | None:
@@ -145,7 +169,7 @@ class Time(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     column: str
-    min_rows: Annotated[int, Field(ge=0)] = Field(
+    min_rows: Annotated[int, Field(ge=0, strict=True)] = Field(
         default=1, description="Fewer rows in an interval are a loss; 0 where an interval may really be empty."
     )
     max_lag: Duration | None = Field(default=None, description="Age of the newest row above which data may not serve.")
@@ -160,7 +184,7 @@ class Suite(BaseModel):
     columns: Mapping[str, str] = Field(
         alias="schema", min_length=1, description="Column to Arrow type, as Arrow prints it."
     )
-    min_rows: Annotated[int, Field(ge=1, description="Fewer rows are not this dataset.")]
+    min_rows: Annotated[int, Field(ge=1, strict=True, description="Fewer rows are not this dataset.")]
     max_age: Duration | None = Field(default=None, description="Age of the copy above which it may not serve.")
     time: Time | None = Field(default=None, description="Without it only the whole dataset can be judged.")
     usual_rows: UsualRows | None = None
@@ -228,13 +252,17 @@ def load_suite(path: Path) -> Suite:
     :raises EstateError: it is missing, too big or wrong; every problem is named with its place in the file
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise _wrong(path, "", f"has {size} bytes; a suite has at most {MAX_BYTES}")
-        suite = Suite.model_validate_json(path.read_bytes())
-        suite.sha256  # noqa: B018 - numbers that JSON cannot hold exactly are refused here, not in the middle of a gate
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise _wrong(path, "", f"cannot be read ({error.strerror}); every dataset needs a suite") from error
+        why = f"cannot be read ({error.strerror}); `ninelives gate suggest` writes a first suite of a dataset"
+        raise _wrong(path, "", why) from error
+    if len(content) > MAX_BYTES:
+        raise _wrong(path, "", f"is too large; a suite has at most {MAX_BYTES} bytes")
+    try:
+        document = json.loads(content, object_pairs_hook=_once)
+        rfc8785.dumps(document)  # numbers that JSON cannot hold exactly are refused here, not in the middle of a gate
+        return Suite.model_validate(document)
     except ValidationError as error:
         raise EstateError(
             [
@@ -244,7 +272,18 @@ def load_suite(path: Path) -> Suite:
         ) from error
     except rfc8785.CanonicalizationError as error:
         raise _wrong(path, "", f"has no canonical form: {error}") from error
-    return suite
+    except (ValueError, RecursionError) as error:
+        raise _wrong(path, "", f"cannot be read as JSON: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two equal keys only the last would count: a second ``redact`` would undo the first."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} stands there twice; which one counts?")
+        found[key] = value
+    return found
 
 
 def _inexact(limit: str, type_: str) -> str | None:

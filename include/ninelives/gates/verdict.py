@@ -315,7 +315,8 @@ def _lag(suite: Suite, newest: datetime | None, at: datetime) -> list[Failure]:
     if suite.time is None or suite.time.max_lag is None or newest is None or at - newest <= suite.time.max_lag:
         return []
     reason = f"the suite allows the newest row an age of {suite.time.max_lag}: has the source stopped?"
-    return [Failure("lag", suite.time.column, Severity.CRITICAL, {"newest": newest.isoformat()}, reason)]
+    seen = "redacted" if suite.time.column in suite.redact else newest.isoformat()
+    return [Failure("lag", suite.time.column, Severity.CRITICAL, {"newest": seen}, reason)]
 
 
 def _lag_errors(suite: Suite, newest: datetime | None, at: datetime) -> list[str]:
@@ -324,7 +325,8 @@ def _lag_errors(suite: Suite, newest: datetime | None, at: datetime) -> list[str
     if newest is None:
         return [f"nothing says how old the newest row is ({suite.time.column}), and the suite limits its age"]
     if newest - at > CLOCK_SKEW:
-        return [f"the newest row claims to be written {newest - at} in the future ({suite.time.column})"]
+        ahead = "" if suite.time.column in suite.redact else f"{newest - at} "
+        return [f"the newest row claims to be written {ahead}in the future ({suite.time.column})"]
     return []
 
 
@@ -345,7 +347,7 @@ def _not_looked_at(suite: Suite, evaluation: Evaluation, *, stopped: bool, idle:
     if evaluation.rows is None:
         return ["the rows could not be counted"]
     if evaluation.rows == 0:
-        return ["the dataset has no rows, so that nothing could be judged"]
+        return ["there are no rows, so that nothing could be judged"]
     if not evaluation.schemas:
         return ["no object's schema was read"]
     if not suite.expectations:

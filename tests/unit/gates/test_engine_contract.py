@@ -305,8 +305,9 @@ def test_a_query_that_fails_while_its_rows_are_fetched_leaves_the_others_alone_i
     "wrong",
     [
         check("expect_column_values_to_be_lucky", column="n"),
-        check("expect_column_values_to_be_between", column="n"),
+        check("expect_column_values_to_be_in_set", column="n"),
         check("expect_column_values_to_be_between", column="n", min_value=0, maxvalue=3),
+        check("expect_column_values_to_be_between", column="n", min_value=0, row_condition={"type": "nonsense"}),
         check("expect_column_mean_to_be_between", column="word", min_value=0),
         check("unexpected_rows_expectation", unexpected_rows_query="SELECT s.n FROM {batch} AS s WHERE FALSE;;"),
     ],
@@ -314,6 +315,26 @@ def test_a_query_that_fails_while_its_rows_are_fetched_leaves_the_others_alone_i
 def test_an_expectation_that_cannot_be_asked_is_an_error(run: Run, wrong: dict[str, Any]) -> None:
     result, _ = run(table(), NOT_NULL, wrong | {"severity": "warning"})
     assert result.verdict is Verdict.ERROR
+
+
+def test_what_is_wrong_with_a_suite_is_told_whole_also_where_values_are_redacted(run: Run) -> None:
+    unknown = check("expect_column_values_to_be_lucky", column="n")
+    misspelt = check("expect_column_values_to_be_between", column="n", min_value=0, maxvalue=3)
+    result, _ = run(table(), NOT_NULL, unknown, misspelt, redact=["n", "word"])
+    assert [error.partition(" cannot be asked: ")[2] for error in result.errors] == [
+        "ExpectationNotFoundError: expect_column_values_to_be_lucky not found",
+        "maxvalue: extra fields not permitted",
+    ]
+
+
+@pytest.mark.parametrize("names", [("word", "Word"), ("Word", "word"), ("word", "word")])
+def test_columns_that_no_engine_could_tell_apart_are_an_error(on_files: Run, names: tuple[str, str]) -> None:
+    data = pa.table([[1, 2], ["mine", "yours"], ["a secret", "another"]], names=["n", *names])
+    asked = [NOT_NULL, check("expect_column_values_to_be_between", column="n", max_value=0)]
+    result, evaluation = on_files(data, *asked, rows=5, redact=["word"])
+    assert "rename one" in result.errors[0]
+    assert result.verdict is Verdict.ERROR
+    assert evaluation.outcomes is None
 
 
 def test_a_query_over_the_batch_may_name_it_in_a_common_table_expression(run: Run) -> None:

@@ -23,7 +23,16 @@ def test_an_interval_is_read_back_as_it_was_written(start: datetime, length: tim
 
 @pytest.mark.parametrize(
     "text",
-    ["", "2013-11-01", "2013-11-01/", "a/b", "2013-11-02/2013-11-01", "2013-11-01/2013-11-01", "2013/2014/2015"],
+    [
+        "",
+        "2013-11-01",
+        "2013-11-01/",
+        "a/b",
+        "2013-11-02/2013-11-01",
+        "2013-11-01/2013-11-01",
+        "2013/2014/2015",
+        "0001-01-01T00:00+14:00/2013-11-01",
+    ],
 )
 def test_what_has_no_time_in_it_is_refused(text: str) -> None:
     with pytest.raises(ValueError):

@@ -81,6 +81,23 @@ def test_it_finds_the_key_the_time_what_is_never_null_and_what_is_about_people(f
     assert nulls == {"at": None, "till": None, "amount": None, "currency": None, "rate": 0.8, "customer_email": None}
 
 
+@pytest.mark.slow
+def test_numbers_that_are_none_have_no_range_and_are_told(tmp_path: Path) -> None:
+    from ninelives.adapters.gx_worker import evaluate
+
+    odd = [float("nan"), float("inf"), *map(float, range(100))]
+    pq.write_table(pa.table({"größe": pa.array(odd), "n": range(102)}), tmp_path / "part.parquet")
+    files = {"d/part.parquet": tmp_path / "part.parquet"}
+    document = suggest("d", GreatExpectations().profile(files))
+    assert [e["reason"] for e in document["expectations"] if e["kwargs"]["column"] == "größe"] == [
+        "Suggested: Never null in 102 rows. NaN or infinite in 2: may that be? Until then no range."
+    ]
+    assert '"größe"' in as_text(document), "for a person to edit"
+    suite = Suite.model_validate(document)
+    good = judge(suite, evaluate(suite, files, {}), fingerprint=None, age=timedelta(0), seconds=0, at=T0)
+    assert good.verdict is Verdict.PASS, good.reasons
+
+
 def test_objects_that_differ_or_cannot_be_read_are_refused(tmp_path: Path, files: dict[str, Path]) -> None:
     pq.write_table(pa.table({"at": [1]}), tmp_path / "other.parquet")
     with pytest.raises(Refused, match="different columns or types"):

@@ -25,6 +25,9 @@ def written(folder: Path, document: Any) -> Path:
 
 SHIFT = "expect_column_kl_divergence_to_be_less_than"
 HISTOGRAM = {"column": "a", "partition_object": {"values": [1, 2], "weights": [0.5, 0.5]}}
+BETWEEN, QUERY = "expect_column_mean_to_be_between", "unexpected_rows_expectation"
+QUANTILES, IN_SET = "expect_column_quantile_values_to_be_between", "expect_column_values_to_not_be_in_set"
+NO_QUANTILES = {"column": "a", "quantile_ranges": {"quantiles": [0.5], "value_ranges": [[None, None]]}}
 REFERENCE = {"dataset": "other", "columns": {"a": "b"}, "reason": "Every a is known there."}
 
 
@@ -69,6 +72,21 @@ def test_every_problem_is_named_with_its_place(tmp_path: Path) -> None:
         ({"expectations": with_expectation(kwargs={"column": "a", "severity": "info"})}, "cannot be set here"),
         ({"expectations": with_expectation(kwargs={"column": "a", "result_format": "SUMMARY"})}, "cannot be set here"),
         ({"expectations": with_expectation(kwargs={"column": "a", "row_condition": "a > 1"})}, "as an object"),
+        ({"expectations": with_expectation(kwargs={"column_list": 5})}, "write a list of columns"),
+        ({"expectations": with_expectation(kwargs={"column_list": "a"})}, "write a list of columns"),
+        (
+            {"expectations": with_expectation(kwargs={"column": "a", "min_value": {"$PARAMETER": "x"}})},
+            "write the value",
+        ),
+        ({"expectations": with_expectation(type=BETWEEN)}, "accepts any value"),
+        ({"expectations": with_expectation(type=BETWEEN, kwargs={"column": "a", "min_value": None})}, "any value"),
+        ({"expectations": with_expectation(type=QUANTILES, kwargs=NO_QUANTILES)}, "accepts any value"),
+        (
+            {"expectations": with_expectation(type=IN_SET, kwargs={"column": "a", "value_set": []})},
+            "value_set is empty",
+        ),
+        ({"expectations": with_expectation(type=QUERY, kwargs={"unexpected_rows_query": "SELECT 1"})}, "{batch}"),
+        ({"min_rows": True}, "valid integer"),
         ({"redact": ["b"]}, "the schema does not have"),
         ({"time": {"column": "a"}}, "no timestamp or date of that name"),
         ({"memory": "799MB"}, "needs 800 MB"),
@@ -135,15 +153,22 @@ def test_a_missing_a_huge_and_a_broken_file_are_refused(tmp_path: Path) -> None:
         load_suite(tmp_path / "none.json")
     with pytest.raises(EstateError, match="at most"):
         load_suite(written(tmp_path, " " * (MAX_BYTES + 1)))
-    for content in ("{", "[1]", "null", "\x00"):
+    for content in ("", "{", "[1]", "null", "\x00", "[" * 100_000):
         with pytest.raises(EstateError):
             load_suite(written(tmp_path, content))
 
 
-def test_a_number_without_a_canonical_form_is_refused_when_the_suite_is_read(tmp_path: Path) -> None:
-    beyond_double = with_expectation(kwargs={"column": "a", "max_value": 2**60})
+@pytest.mark.parametrize("limit", [2**60, float("inf"), float("nan")])
+def test_a_number_without_a_canonical_form_is_refused_when_the_suite_is_read(tmp_path: Path, limit: float) -> None:
+    beyond_double = with_expectation(type=BETWEEN, kwargs={"column": "a", "min_value": limit})
     with pytest.raises(EstateError, match="canonical"):
         load_suite(written(tmp_path, {**MINIMAL, "expectations": beyond_double}))
+
+
+def test_a_key_that_stands_twice_is_refused_because_only_the_last_would_count(tmp_path: Path) -> None:
+    redacted = json.dumps({**MINIMAL, "redact": ["a"]})
+    with pytest.raises(EstateError, match="'redact' stands there twice"):
+        load_suite(written(tmp_path, redacted[:-1] + ', "redact": []}'))
 
 
 def test_a_suite_cannot_be_changed_after_it_was_read() -> None:

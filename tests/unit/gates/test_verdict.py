@@ -233,3 +233,19 @@ def test_it_opens_only_for_a_complete_look_with_nothing_critical(evaluation: Eva
         assert age <= timedelta(days=1)
         assert (result.verdict is Verdict.PASS) == answers[1].success
     json.dumps(result.facts())
+
+
+@pytest.mark.parametrize("newest", [NOW - timedelta(hours=9, seconds=17), NOW + timedelta(hours=9, seconds=17)])
+def test_the_newest_time_is_no_secret_unless_its_column_is_redacted(newest: datetime) -> None:
+    def said(**changes: Any) -> str:
+        columns = COLUMNS | {"at": "timestamp[us, tz=UTC]"}
+        time = {"column": "at", "max_lag": "1h"}
+        suite = Suite.model_validate(SUITE.model_dump(by_alias=True) | {"schema": columns, "time": time} | changes)
+        seen = replace(GOOD, schemas=(ObjectSchema(columns, 3, "d/1.parquet"),), newest=newest)
+        return json.dumps(judged(seen, suite).facts())
+
+    assert newest.isoformat() in said() or "9:00:17" in said()
+    hidden = said(redact=["at"])
+    assert newest.isoformat() not in hidden
+    assert "9:00:17" not in hidden
+    assert "verdict" in hidden
