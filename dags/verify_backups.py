@@ -11,7 +11,7 @@ A backup that was never restored is a hope. Read the vault, restore two backups,
 - **Measures** how long that takes: the RTO of the day on which everything is lost.
 - **Changes** nothing: neither the vault nor the estate.
 - **Fails** in `judge_proof` when anything is damaged or gone, when the newest backup is older than its RPO, or when a
-  restore took longer than its RTO. On damage make a new backup at once, and leave the vault as it is for a look.
+  restore took longer than its RTO. On damage keep the vault for a look, and begin another: `docs/backups.md`.
 """
 
 from airflow.sdk import DAG

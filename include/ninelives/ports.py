@@ -802,6 +802,10 @@ class Vault(Protocol):
     """The place apart, with the right to add and to read. All raise ``Unavailable`` when it does not answer,
     ``Refused`` for a wrong key, and ``Corrupted`` where what is read is not what was written."""
 
+    def identity(self) -> str:
+        """Which vault it is: it keeps this while its address and its keys change, and no other one has it."""
+        ...
+
     def snapshots(self) -> list[Snapshot]:
         """Oldest first."""
         ...

@@ -53,5 +53,5 @@ def test_a_night_of_backup_and_proof_passes_and_a_damaged_one_fails(world: Backe
     flip(max(world.vault.files("data"), key=lambda path: path.stat().st_size), 800)
     for one in chosen:
         act(ProveRestoreOperator(task_id="prove_restore", **one), world, "night")
-    with pytest.raises(Corrupted, match="make a new backup now"):
+    with pytest.raises(Corrupted, match="begin another"):
         act(JudgeProofOperator(task_id="judge_proof"), world, "night")

@@ -27,7 +27,7 @@ from ninelives.adapters.ledger import SqlLedger, migrate
 from ninelives.adapters.restic import Restic
 from ninelives.backups.proof import examine
 from ninelives.backups.run import estate_tag
-from ninelives.errors import NinelivesError
+from ninelives.errors import Corrupted
 
 pytestmark = pytest.mark.stack
 KINDS = ("data", "index", "keys", "snapshots", "config")
@@ -69,11 +69,11 @@ def systems(folder: Path) -> Iterator[Any]:
 
 
 def examined(folder: Path) -> list[str]:
-    """What the proof finds, however it shows."""
+    """What the proof finds. A vault that it calls away, locked or another's has not been found damaged."""
     with systems(folder) as world:
         try:
             facts = examine(world, whole=True).facts
-        except NinelivesError as error:
+        except Corrupted as error:
             return [str(error)]
     return [*facts["problems"], *facts["late"], *facts["strays"]]
 

@@ -17,7 +17,7 @@ from support.backups import BackedUp, backed_up
 from support.models import publish
 from support.postgres import postgres, run_sql
 from support.processes import ROOT, wait_until
-from support.vault import flip
+from support.vault import OPERATOR_KEY, flip
 
 from ninelives.backups.keep import retain
 from ninelives.backups.manifest import NAME
@@ -172,8 +172,53 @@ def test_a_flipped_bit_in_the_vault_reaches_no_place_and_is_found_by_reading(wor
     check = examine(world.systems, whole=True)
     assert any(large.name[:8] in problem for problem in check.facts["problems"])
     assert check.facts["read"] == [], "what was found damaged was not read in peace"
-    with pytest.raises(Corrupted, match="make a new backup now"):
+    with pytest.raises(Corrupted, match="keep the vault for a look, and begin another"):
         refuse_unproven([check, proof])
+    after = back_up(world.systems)  # the manifest before was in what was damaged
+    assert (after.facts["verdict"], len(after.facts["findings"])) == ("missed", 1)
+    assert "was not compared with" in after.facts["findings"][0]
+    assert restore(world.systems, "latest", to).snapshot.id == after.facts["snapshot"]
+
+
+@pytest.mark.soak
+def test_beside_a_damaged_vault_another_one_is_begun_and_misses_nothing(world: BackedUp, tmp_path: Path) -> None:
+    for _ in range(2):
+        back_up(world.systems)
+    for path in world.vault.files("data"):
+        path.chmod(0o600)
+        path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+    assert back_up(world.systems).facts["findings"], "it is made all the same"
+    with pytest.raises(Corrupted):
+        restore(world.systems, "latest", tmp_path / "to")  # what did not change is shared with the damaged ones
+
+    world.vault.kill()
+    world.vault.folder.rename(tmp_path / "for a look")
+    world.vault.keeper.initialise()
+    world.vault.keeper.add_key(OPERATOR_KEY, "operator")
+    world.vault.start()
+    told = back_up(world.systems).facts["findings"]
+    assert [finding.split(" (evidence")[0] for finding in told] == [
+        "the vault is another one than that of the backup before"
+    ]
+    assert back_up(world.systems).facts["findings"] == [], "told once"
+    check = examine(world.systems, whole=True)
+    assert (check.facts["verdict"], check.facts["snapshots"], check.facts["strays"]) == ("met", 2, [])
+    assert restore(world.systems, "latest", tmp_path / "to").manifest.findings == ()
+
+
+def test_a_place_that_cannot_be_written_is_refused_in_words_and_a_link_is_followed(
+    shared: BackedUp, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place in (tmp_path / "file" / "to", tmp_path / "loop", Path("/proc/to")):
+        with pytest.raises(Unavailable, match="name another folder"):
+            restore(shared.systems, "latest", place, parts=["ledger"])
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    done = restore(shared.systems, "latest", tmp_path / "link", parts=["ledger"])
+    assert done.folder == tmp_path / "disk"
+    assert (tmp_path / "link" / NAME).is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "file", "link", "loop"]
 
 
 @pytest.mark.soak

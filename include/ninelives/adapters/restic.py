@@ -42,6 +42,11 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 _SMALL = ("keys", "snapshots", "index")
 _KEY = {"created", "username", "hostname", "kdf", "N", "r", "p", "salt", "data"}
 _ORPHAN = re.compile(r"pack ([0-9a-f]{8,64})\S*: not referenced in any index")
+_NOISE = re.compile(
+    r"^(using temporary|create exclusive|load indexes|check |read |\[|\d+ additional|repository "
+    r"|Fatal: repository contains)"
+)
+"""Of ``check``: how far it is, and that there was something."""
 _HOPELESS_AFTER = 10.0
 """Seconds of a vault that does not listen, after which its child is ended."""
 _LOOK_EVERY = 0.5
@@ -57,7 +62,8 @@ _LOCKED = re.compile(r"already locked|unable to create lock", re.IGNORECASE)
 _MOST_SAID = 2**20
 """Bytes of what restic complains of that are looked at."""
 _WRONG_KEY = re.compile(r"wrong password or no key found", re.IGNORECASE)
-_FORBIDDEN = re.compile(r"401|403 Forbidden|\b403\b", re.IGNORECASE)
+_FORBIDDEN = re.compile(r"\b(401 Unauthorized|403 Forbidden)", re.IGNORECASE)
+"""With their words: the digits alone are in one hash of seventy."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,9 @@ class Restic:
 
     # --- reading and adding --------------------------------------------------------------------------------------
 
+    def identity(self) -> str:
+        return str(self._json("cat", "config")["id"])
+
     def snapshots(self) -> list[Snapshot]:
         found = self._json("snapshots", "--json")
         return sorted(
@@ -111,8 +120,9 @@ class Restic:
     def add(self, folder: Path, *, tags: Sequence[str]) -> Added:
         options = [word for tag in tags for word in ("--tag", tag)]
         before = self._names("snapshots")
-        # From inside the folder, so that the snapshot knows nothing of where it was staged.
-        output = self._run("backup", ".", "--json", "--host", HOST, "--ignore-inode", *options, folder=folder)
+        # From inside the folder, so that the snapshot knows nothing of where it was staged. All is read anew: what was
+        # staged is never older than the backup before, and a damaged one must not keep this one from being made.
+        output = self._run("backup", ".", "--json", "--host", HOST, "--force", *options, folder=folder)
         summary = next((line for line in reversed(_documents(output)) if line.get("message_type") == "summary"), None)
         if summary is None:
             raise Unavailable(f"{self._where}: restic did not say what it backed up")
@@ -172,8 +182,7 @@ class Restic:
         if code == 0:
             return [], orphans
         self._raise_unless_damaged(code, errors)
-        noise = re.compile(r"^(using temporary|create exclusive|load indexes|check |\[|\d+ additional|repository )")
-        problems = [line for line in said if not noise.match(line) and not _ORPHAN.search(line)]
+        problems = [line for line in said if not _NOISE.match(line) and not _ORPHAN.search(line)]
         return problems[:100] or [f"restic check ended with {code}"], orphans
 
     def _hash_small(self, listing: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from ninelives.backups.contents import IMMUTABLE
 from ninelives.backups.manifest import BackupManifest
+from ninelives.backups.retention import AHEAD
 from ninelives.estate.units import format_duration
 
 MAX_SHRINK = 0.2
@@ -63,10 +64,14 @@ def known_bytes(before: BackupManifest | None) -> dict[str, str]:
 
 
 def staleness(made_at: Sequence[datetime], rpo: timedelta, now: datetime) -> str | None:
-    """Why the newest backup is too old, ``None`` where it is not. No backup at all is too old."""
-    if not made_at:
+    """Why the newest backup is too old, ``None`` where it is not. No backup at all is too old.
+
+    One whose maker's clock was ahead makes no other one younger.
+    """
+    past = [at for at in made_at if at - now <= AHEAD]
+    if not past:
         return "there is no backup at all"
-    age = now - max(made_at)
+    age = now - max(past)
     if age <= rpo:
         return None
     rounded = timedelta(seconds=round(age.total_seconds()))

@@ -19,7 +19,7 @@ from typing import Any
 from ninelives.backups.judge import staleness
 from ninelives.backups.manifest import BackupManifest
 from ninelives.backups.restore import fetch, staged, workplace
-from ninelives.backups.retention import kept
+from ninelives.backups.retention import AHEAD, kept
 from ninelives.backups.rotation import due, groups, overdue
 from ninelives.backups.run import KIND, MOST_LISTED, policy, resolve, snapshots
 from ninelives.errors import Corrupted, Refused, Unavailable
@@ -45,8 +45,11 @@ def examine(systems: Systems, *, run: str = "", whole: bool = False, now: dateti
     rule, ledger, at = policy(systems.estate), systems.ledger(), now or datetime.now(UTC)
     every = longest_gap(rule.verify)
     of = groups(rule.verify_within, every)
-    recorded = ledger.records(kind=KIND, subject=systems.estate.name)
-    checks = ledger.records(kind=CHECK, subject=systems.estate.name)
+    identity = _identity(systems)
+    recorded, checks = (
+        [one for one in ledger.records(kind=kind, subject=systems.estate.name) if _is_of(one, identity)]
+        for kind in (KIND, CHECK)
+    )
     read_at = _read_at(checks, of)
     since = min((record.at for record in recorded), default=at)
     read = list(range(1, of + 1)) if whole else due(read_at, of, rule.verify_within, every, since, at)
@@ -62,13 +65,19 @@ def examine(systems: Systems, *, run: str = "", whole: bool = False, now: dateti
             late.append(f"group {group} of {of} was not read for {age}, promised are {rule.verify_within}")
         if stale := staleness([one.made_at for one in present], rule.rpo, at):
             late.append(stale)
-    strays = [*found.strays, *_unrecorded(recorded, present), *_keys_changed(checks, found.keys)]
+    strays = [
+        *found.strays,
+        *_unrecorded(recorded, present),
+        *_from_the_future(present, at),
+        *_keys_changed(checks, found.keys),
+    ]
     facts = {
         "verdict": "corrupted" if problems else "missed" if late else "met",
+        "vault": identity,
         "read": read if not problems else [],
         "of": of,
         "bytes": found.size,
-        "snapshots": len(present),
+        "snapshots": len(present) if not problems else None,
         "keys": list(found.keys),
         "seconds": round(found.seconds, 3),
         "problems": problems[:MOST_LISTED],
@@ -77,6 +86,19 @@ def examine(systems: Systems, *, run: str = "", whole: bool = False, now: dateti
         "run": run,
     }
     return ledger.append(CHECK, systems.estate.name, facts)
+
+
+def _identity(systems: Systems) -> str | None:
+    """``None`` where it cannot be read, for which the examination has better words."""
+    try:
+        return systems.vault().identity()
+    except (Corrupted, Refused):
+        return None
+
+
+def _is_of(record: Record, identity: str | None) -> bool:
+    """Whether it is of this vault: one that was rebuilt, or begun beside a damaged one, knows nothing of the other."""
+    return identity is None or record.facts.get("vault") in (None, identity)
 
 
 def _read_at(records: Iterable[Record], of: int) -> dict[int, datetime]:
@@ -108,6 +130,15 @@ def _unrecorded(recorded: Sequence[Record], present: Sequence[Snapshot]) -> list
         "else made it"
         for one in present
         if one.id not in known
+    ]
+
+
+def _from_the_future(present: Sequence[Snapshot], now: datetime) -> list[str]:
+    return [
+        f"backup {one.id[:12]} says that it was made at {one.made_at:%Y-%m-%d %H:%M}, which is in the future: until "
+        "then it is the `latest`, so name another one by its id"
+        for one in present
+        if one.made_at - now > AHEAD
     ]
 
 
@@ -263,7 +294,10 @@ def refuse_unproven(records: Sequence[Record], *, restored: bool = True) -> None
     damaged = [record for record in records if record.facts["verdict"] == "corrupted"]
     if damaged:
         said = [f"{problem} (evidence {one.seq})" for one in damaged for problem in one.facts["problems"][:5]]
-        raise Corrupted(f"backups: {'; '.join(said)}; make a new backup now, and keep the vault as it is for a look")
+        raise Corrupted(
+            f"backups: {'; '.join(said)}; what is new in the next backup is sound, what it shares with these is "
+            "not: keep the vault for a look, and begin another"
+        )
     if lacking := {CHECK, *([RESTORE] if restored else [])} - {record.kind for record in records}:
         raise Refused("backups", [f"there is no evidence of kind {kind} from this run" for kind in sorted(lacking)])
     missed = [record for record in records if record.facts["verdict"] != "met"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ninelives.backups.manifest import NAME, SIGNATURE, BackupManifest, compare_folder, parse_manifest
 from ninelives.backups.run import clear, policy, resolve, snapshots
-from ninelives.errors import Corrupted, Refused
+from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.files import sync_folder
 from ninelives.home import Home
 from ninelives.ports import Signer, Snapshot, Systems, Vault
@@ -45,25 +45,33 @@ def restore(
     :param replace: what is at ``to`` moves to a dated folder beside it
     :raises Refused: ``to`` is not empty, or there is no such backup or part
     :raises Corrupted: what came out of the vault is not what was backed up; ``to`` stays as it was
-    :raises Unavailable: the vault does not answer
+    :raises Unavailable: the vault does not answer, or ``to`` cannot be written
     """
     policy(systems.estate)
-    to = to.absolute()
+    with _written(to):
+        to = to.resolve()  # a link to a larger disk is what it leads to
     occupied = to.exists() and (not to.is_dir() or any(to.iterdir()))
     if occupied and not replace:
         raise Refused(f"restore to {to}", ["it is not empty: name another folder, or say --replace"])
     snapshot = resolve(snapshots(systems), name)
-    to.parent.mkdir(parents=True, exist_ok=True)
+    with _written(to):
+        to.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with staged(to.parent) as folder:  # on the same disk, so that the last step is a rename
         manifest = fetch(systems, snapshot, folder, parts)
         seconds = time.monotonic() - began
         before = None
-        if occupied:
-            before = to.with_name(f"{to.name}.before-{(now or datetime.now(UTC)):%Y%m%dT%H%M%SZ}")
-            to.rename(before)
-        folder.rename(to)
-        sync_folder(to.parent)
+        with _written(to):
+            if occupied:
+                before = to.with_name(f"{to.name}.before-{(now or datetime.now(UTC)):%Y%m%dT%H%M%SZ}")
+                to.rename(before)
+            try:
+                folder.rename(to)
+            except OSError:
+                if before is not None:
+                    before.rename(to)
+                raise
+            sync_folder(to.parent)
     return Restored(snapshot, manifest, to, seconds, before)
 
 
@@ -104,12 +112,25 @@ def fetch_from(
 
 @contextmanager
 def staged(beside: Path) -> Iterator[Path]:
-    """A private folder that is gone afterwards, unless it was renamed."""
-    folder = Path(tempfile.mkdtemp(prefix=".restore-", dir=beside))
+    """A private folder that is gone afterwards, unless it was renamed.
+
+    :raises Unavailable: none can be made there
+    """
+    with _written(beside):
+        folder = Path(tempfile.mkdtemp(prefix=".restore-", dir=beside))
     try:
         yield folder
     finally:
         clear(folder)
+
+
+@contextmanager
+def _written(place: Path) -> Iterator[None]:
+    """:raises Unavailable: the disk refuses"""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # the latter of links that lead to each other
+        raise Unavailable(f"nothing can be written to {place}: {error}; name another folder, or mend it") from error
 
 
 def workplace(home: Home) -> Path:

@@ -12,7 +12,7 @@ from ninelives.errors import Refused
 from ninelives.estate.model import Retention
 
 AHEAD = timedelta(hours=1)
-"""How far a clock may be ahead before nothing is removed any more."""
+"""How far a clock may be ahead before nothing is removed any more, and a backup no longer counts as the newest."""
 _PERIODS: tuple[tuple[str, Callable[[datetime], object]], ...] = (
     ("daily", lambda at: at.date()),
     ("weekly", lambda at: at.isocalendar()[:2]),

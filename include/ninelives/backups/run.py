@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,11 +15,11 @@ import ninelives
 from ninelives.backups.contents import collect
 from ninelives.backups.judge import compare, known_bytes, staleness
 from ninelives.backups.manifest import NAME, SIGNATURE, BackupManifest, describe, parse_manifest
-from ninelives.errors import Refused, Unavailable
+from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate import Estate
 from ninelives.estate.model import Backups
 from ninelives.home import Home
-from ninelives.ports import Added, Record, Snapshot, Systems, Vault
+from ninelives.ports import Added, Ledger, Record, Signer, Snapshot, Systems, Vault
 
 SOUND, SUSPECT = "sound", "suspect"
 """Tags: whether anything was wrong with the sources when it was made."""
@@ -54,15 +55,20 @@ def resolve(found: Sequence[Snapshot], name: str) -> Snapshot:
         return found[-1]
     meant = [one for one in found if len(name) >= 4 and one.id.startswith(name)]
     if len(meant) != 1:
-        raise Refused(
-            f"backup {name}", ["there is none of that name" if not meant else "more than one begins like that"]
-        )
+        why = "more than one begins like that" if meant else "there is none of that name" if found else "there is none"
+        raise Refused(f"backup {name!r}", [f"{why}; `ninelives backup list` has all of them"])
     return meant[0]
 
 
-def read_manifest(vault: Vault, snapshot: Snapshot) -> BackupManifest:
-    """:raises Corrupted: it is damaged in the vault"""
-    return parse_manifest(vault.read(snapshot.id, NAME), f"backup {snapshot.id[:12]}")
+def read_manifest(vault: Vault, snapshot: Snapshot, signer: Signer | None) -> BackupManifest:
+    """:raises Corrupted: it is damaged in the vault, or not signed by ``signer``"""
+    data = vault.read(snapshot.id, NAME)
+    if signer is not None:
+        signature = vault.read(snapshot.id, SIGNATURE)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / NAME).write_bytes(data)
+            signer.verify(Path(folder) / NAME, signature)
+    return parse_manifest(data, f"backup {snapshot.id[:12]}")
 
 
 def back_up(systems: Systems, *, run: str = "", now: datetime | None = None) -> Record:
@@ -72,14 +78,14 @@ def back_up(systems: Systems, *, run: str = "", now: datetime | None = None) -> 
 
     :return: evidence of kind ``backup``; its ``verdict`` is ``met`` only without findings
     :raises Refused: no backups are declared, or another one is being made on this machine
-    :raises Unavailable: a database, every site, or the vault does not answer
-    :raises Corrupted: the manifest of the backup before is damaged in the vault
+    :raises Unavailable: a database, every site, or the vault does not answer, or the disk refuses
     """
     rule, vault, at = policy(systems.estate), systems.vault(), now or datetime.now(UTC)
     with _staging(systems.home) as stage:
-        earlier = snapshots(systems)
-        before = read_manifest(vault, earlier[-1]) if earlier else None
+        identity, earlier = vault.identity(), snapshots(systems)
+        before, damaged = _newest_whole(vault, systems.signer(), earlier)
         contents = collect(systems, stage, known_bytes(before))
+        contents.findings += [*damaged, *_another_vault(systems.ledger(), systems.estate, identity)]
         manifest = describe(
             stage,
             estate=systems.estate.name,
@@ -89,14 +95,39 @@ def back_up(systems: Systems, *, run: str = "", now: datetime | None = None) -> 
             findings=contents.findings,
         )
         findings = [*contents.findings, *(compare(before, manifest) if before else [])]
-        if earlier and (late := staleness([earlier[-1].made_at], rule.rpo, at)):
+        if earlier and (late := staleness([one.made_at for one in earlier], rule.rpo, at)):
             findings.append(f"this one comes late: {late}")
         manifest = manifest.model_copy(update={"findings": tuple(findings)})
         (stage / NAME).write_bytes(manifest.to_bytes())  # written last: without it the folder is no backup
         if (signer := systems.signer()) is not None:
             (stage / SIGNATURE).write_bytes(signer.sign(stage / NAME))
         added = vault.add(stage, tags=[estate_tag(systems.estate), SUSPECT if findings else SOUND])
-    return systems.ledger().append(KIND, systems.estate.name, _facts(manifest, added, findings, run))
+    facts = {**_facts(manifest, added, findings, run), "vault": identity}
+    return systems.ledger().append(KIND, systems.estate.name, facts)
+
+
+def _another_vault(ledger: Ledger, estate: Estate, identity: str) -> list[str]:
+    """Told once, by the first backup in it."""
+    newest = ledger.records(kind=KIND, subject=estate.name, limit=1)
+    if not newest or newest[0].facts.get("vault", identity) == identity:
+        return []
+    return [
+        f"the vault is another one than that of the backup before (evidence {newest[0].seq}): see that somebody meant "
+        "it, and keep the other until its backups are no longer wanted"
+    ]
+
+
+def _newest_whole(
+    vault: Vault, signer: Signer | None, earlier: Sequence[Snapshot]
+) -> tuple[BackupManifest | None, list[str]]:
+    """The manifest to compare with, and which newer ones are damaged or forged: no reason to make no backup now."""
+    damaged: list[str] = []
+    for one in reversed(earlier):
+        try:
+            return read_manifest(vault, one, signer), damaged
+        except Corrupted as error:
+            damaged.append(f"backup {one.id[:12]} of {one.made_at:%Y-%m-%d %H:%M} was not compared with: {error}")
+    return None, damaged
 
 
 def _facts(manifest: BackupManifest, added: Added, findings: Sequence[str], run: str) -> dict[str, Any]:
@@ -132,6 +163,7 @@ def _staging(home: Home) -> Iterator[Path]:
     """An empty private folder, always the same so that the engine recognises what did not change; gone afterwards.
 
     :raises Refused: another backup is being made; the kernel frees the lock of a killed one
+    :raises Unavailable: the disk refuses
     """
     root = home.root / "backups"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -142,9 +174,11 @@ def _staging(home: Home) -> Iterator[Path]:
         except BlockingIOError:
             raise Refused("backup", [f"another one is being made: it holds {lock.name}"]) from None
         clear(stage)
-        stage.mkdir(mode=0o700)
         try:
+            stage.mkdir(mode=0o700)
             yield stage
+        except OSError as error:
+            raise Unavailable(f"nothing can be put into {stage}: {error}; make room, or mend it") from error
         finally:
             clear(stage)
 

@@ -107,6 +107,10 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Bring a backup back to a folder, or into the estate: every byte is checked before it is moved at once."""
+    from ninelives.stack.restore import TARGETS
+
+    if unknown := sorted(set(into or ()) - set(TARGETS)):
+        raise typer.BadParameter(f"nothing goes into {', '.join(unknown)}; name {', '.join(TARGETS)}")
     if (to is None) == (not into) or (into and part):
         raise typer.BadParameter("say either --to FOLDER, with --part if you like, or --into PART")
     if into:
@@ -302,7 +306,8 @@ def _proof(record: Record) -> str:
     facts = record.facts
     if record.kind == "backup-check":
         read = f"{len(facts['read'])} of {facts['of']} groups read"
-        what = f"vault: {facts['snapshots']} backups, {facts['bytes'] / 1e6:.1f} MB, {read} in {facts['seconds']:.1f} s"
+        backups = "damaged" if facts["snapshots"] is None else f"{facts['snapshots']} backups"
+        what = f"vault: {backups}, {facts['bytes'] / 1e6:.1f} MB, {read} in {facts['seconds']:.1f} s"
     else:
         what = (
             f"backup {facts['snapshot'][:12]}: {facts['bytes'] / 1e6:.1f} MB restored, loaded and asked in "

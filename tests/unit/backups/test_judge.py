@@ -88,6 +88,9 @@ def test_a_stale_backup_and_none_at_all_are_told() -> None:
     assert staleness([], rpo, AT) == "there is no backup at all"
     assert staleness([AT - timedelta(days=3), AT - rpo], rpo, AT) is None
     assert staleness([AT - timedelta(hours=27)], rpo, AT) == "the newest backup is 27h old, promised are 26h"
+    ahead = AT + timedelta(days=900)
+    assert staleness([AT - timedelta(hours=27), ahead], rpo, AT) == "the newest backup is 27h old, promised are 26h"
+    assert staleness([ahead], rpo, AT) == "there is no backup at all"
 
 
 @given(st.sampled_from(sorted(FILES)), st.integers(0, 10**6), st.sampled_from(["flip", "cut", "remove", "swap", "add"]))
