@@ -26,9 +26,11 @@ from ninelives.adapters.datasync import DataSyncCopier, patterns
 from ninelives.adapters.rclone import RcloneCopier
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.ports import CopyProgress
+from ninelives.replication import transfer
 from ninelives.replication.manifest import read_manifest
+from ninelives.replication.replicate import replicate
 from ninelives.replication.run import Outcome, replicate_and_record
-from ninelives.replication.verify import verify_dataset
+from ninelives.replication.verify import verify, verify_dataset
 
 pytestmark = pytest.mark.stack
 
@@ -86,6 +88,29 @@ def test_only_what_is_new_is_named_and_neither_task_nor_location_is_made_twice(a
     named = patterns(aws.started[-1]["includes"][0]["Value"])
     assert named == {"/flights/new\\|day/a+b.parquet", "/flights/back\\\\slash.parquet"}, "rclone brings the other"
     assert made == [len(aws.datasync.list_tasks()["Tasks"]), len(aws.datasync.list_locations()["Locations"])]
+
+
+@pytest.mark.parametrize("engine", ["rclone", "datasync"])
+def test_keys_that_no_engine_takes_for_a_path_are_copied_proven_and_kept_all_the_same(
+    aws: Aws, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's marker, as AWS's console makes one, and worse; the engine hashes the others."""
+    monkeypatch.setattr(transfer, "ENGINE_OBJECTS", 3)
+    odd = ["flights/", "flights/2013/", "flights/2013//x", "flights/./dot", "flights/../up"]
+    aws.fill(4)
+    for key in odd:
+        aws.s3.put_object(Bucket=BUCKETS["paris"], Key=key, Body=b"" if key.endswith("/") else key.encode())
+    copier = RcloneCopier() if engine == "rclone" else aws.systems.copier("flights")
+    stores = [aws.systems.store(site) for site in BUCKETS]
+    conns = [aws.systems.connections.get(f"ninelives_{site}_store") for site in BUCKETS]
+    result = replicate("flights", *stores, copier, *conns)
+    assert (result.copied, result.verified, result.objects) == (9, 9, 9)
+    assert aws.objects("dublin") == aws.objects("paris")
+    assert verify("flights", *stores, copier, *conns).findings == ()
+    aws.s3.put_object(Bucket=BUCKETS["dublin"], Key="flights/./dot", Body=b"somebody's")
+    assert verify("flights", *stores, copier, *conns).sound
+    assert aws.objects("dublin") == aws.objects("paris")
+    assert list(aws.objects("dublin", "_trash/").values()) == [b"somebody's"]
 
 
 def test_sites_use_the_roles_that_their_connections_name_and_no_other(aws: Aws) -> None:
@@ -180,6 +205,7 @@ from support.datasync import Quick
 from ninelives.adapters.connections import FileConnections
 from ninelives.estate import load_estate
 from ninelives.home import Home
+from ninelives.replication.replicate import replicate
 from ninelives.replication.run import replicate_and_record
 home = Home(Path(sys.argv[1]))
 systems = Quick(load_estate(home.root / "estate.yaml"), FileConnections(home.connections_file), home)

@@ -20,9 +20,11 @@ import pytest
 from botocore.config import Config
 from support.processes import wait_until
 from support.sites import KEY, SECRET, Site, run
+from typer.testing import CliRunner
 from unit.versions.estates import as_dvc
 
 from ninelives.adapters.rclone import RcloneCopier
+from ninelives.cli import app
 from ninelives.errors import NinelivesError, Refused, Unavailable
 from ninelives.ports import CopyProgress
 from ninelives.replication.manifest import read_manifest, scan, write_manifest
@@ -397,3 +399,64 @@ def test_the_command_line_replicates_and_judges_the_lag(paris: Site, dublin: Sit
     code, report = ninelives("run", "flights", "--no-record")
     assert code == 1
     assert "Unavailable" in report["failures"][0]  # type: ignore[index, call-overload]
+
+
+def test_two_stores_and_an_estate_file_are_enough(paris: Site, dublin: Site, tmp_path: Path) -> None:
+    """No ledger, no bucket of models, nothing of Airflow; what is in the way is told before anything is touched."""
+    paris.fill(5, 100)
+    (paris.folder / "models").rmdir()
+    paris.start()
+    secrets = tmp_path / "home" / "secrets"
+    secrets.mkdir(parents=True)
+
+    def connect(**ports: int) -> None:
+        keys = {"conn_type": "aws", "login": KEY, "password": SECRET}
+        document = {
+            f"ninelives_{name}_store": {**keys, "extra": {"endpoint_url": f"http://127.0.0.1:{port}"}}
+            for name, port in ports.items()
+        }
+        (secrets / "connections.json").write_text(json.dumps(document))
+
+    demo = REPOSITORY / "include" / "estates" / "demo" / "estate.yaml"
+    environment = {"NINELIVES_HOME": str(tmp_path / "home"), "NINELIVES_ESTATE": str(demo)}
+
+    def ninelives(*arguments: str) -> tuple[int, str, str]:
+        done = CliRunner().invoke(app, ["replicate", *arguments, "--json"], env=environment)
+        if isinstance(done.exception, NinelivesError):  # main() prints it
+            return 1, done.stdout, str(done.exception)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.exit_code, done.stdout, done.stderr
+
+    connect(paris=paris.port, dublin=paris.port)
+    for command in ("run", "verify"):
+        code, out, said = ninelives(command, "flights")
+        assert (code, json.loads(out)["results"]) == (1, [])
+        assert "name one store" in said
+    connect(paris=paris.port, dublin=dublin.port)
+    code, _, said = ninelives("run", "--record")
+    assert code == 1
+    assert "ninelives_ledger is not in" in said
+    assert dublin.objects() == {}
+
+    code, out, said = ninelives("run", "flights")
+    assert code == 0, said
+    assert "no evidence is left" in said
+    assert [(one["copied"], one["evidence"]) for one in json.loads(out)["results"] if "evidence" in one] == [(5, None)]
+    assert dublin.objects() == paris.objects()
+    dublin.flip("flights/day=0003/part-0.parquet")
+    dublin.store.put("data", "flights/foreign", b"nobody recorded this")
+    code, out, _ = ninelives("verify")
+    assert code == 1
+    assert {(one["what"], one["outcome"]) for one in json.loads(out)["results"][0]["findings"]} == {
+        ("damaged", "repaired"),
+        ("foreign", "found"),
+    }
+    wait_until(lambda: ninelives("verify", "--settled", "1ms")[0] == 0, "the object is older than its second")
+    assert dublin.objects() == paris.objects()
+    for pair in (("paris", "dublin"), ("dublin", "paris")):
+        code, out, _ = ninelives("status", "flights", "--from", pair[0], "--to", pair[1])
+        assert (code, json.loads(out)[0]["site"], json.loads(out)[0]["verdict"]) == (0, pair[1], "met")
+    wrong = ("--from", "dublin", "--to", "dublin"), ("--from", "nowhere"), ("--to", "paris"), ("nothing",)
+    assert [ninelives("status", *arguments)[0] for arguments in wrong] == [2, 2, 2, 2]
+    assert [ninelives("run", f"--max-shrink={wild}")[0] for wild in ("nan", "-1", "2")] == [2, 2, 2]
+    assert [ninelives("run", f"--shard={wild}")[0] for wild in ("1/0", "-1/2", "/", "1/2/3", "nan")] == [2] * 5

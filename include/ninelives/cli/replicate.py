@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,10 +24,24 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
+LEDGER = "ninelives_ledger"
+
 
 Source = Annotated[str | None, typer.Option("--from", help="Site to copy from; by default the primary.")]
 Target = Annotated[str | None, typer.Option("--to", help="Site to copy to; by default every other one.")]
-Record = Annotated[bool, typer.Option(help="Leave evidence in the ledger.")]
+Record = Annotated[
+    bool | None,
+    typer.Option(help="Leave evidence in the ledger; by default where this machine has a connection to one."),
+]
+
+
+def _duration(text: str) -> timedelta:
+    from ninelives.estate.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 @app.command()
@@ -40,7 +55,7 @@ def run(
     max_shrink: Annotated[
         float, typer.Option(min=0, max=1, help="Refuse a source that lost more than this share of its objects.")
     ] = 0.1,
-    record: Record = True,
+    record: Record = None,
     as_json: AsJson = False,
 ) -> None:
     """Copy datasets, their versions and all that was made of them, and verify everything at the target.
@@ -53,17 +68,17 @@ def run(
     from ninelives.home import Home
 
     connected = ConnectedEstate.of_home(Home.from_environment())
-    chosen = _chosen(connected, dataset)
     only = _shard(shard)
+    links = _links(connected, dataset, source, target)
+    recording = _recording(connected, record)
     results: list[dict[str, Any]] = []
     failures: list[str] = []
     breaches: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=as_json) as progress:
         with_artefacts = set()  # once for each pair of sites: they are of all models
-        links = [(one, *pair) for one in chosen for pair in _pairs(connected, one, source, target)]
         for one, here, there in links:
-            steps = _steps(connected, one, here, there, progress, record, only, max_shrink, breaches)
+            steps = _steps(connected, one, here, there, progress, recording, only, max_shrink, breaches)
             if dataset is not None or (here, there) in with_artefacts:
                 steps.pop("artefacts", None)
             with_artefacts.add((here, there))
@@ -83,7 +98,15 @@ def verify(
     source: Source = None,
     target: Target = None,
     repair: Annotated[bool, typer.Option(help="Repair what one site has right; otherwise only name it.")] = True,
-    record: Record = True,
+    settled: Annotated[
+        timedelta,
+        typer.Option(
+            parser=_duration,
+            metavar="DURATION",
+            help="Age from which what nobody recorded is moved to the trash; younger it is named: its write may go on.",
+        ),
+    ] = timedelta(hours=1),
+    record: Record = None,
     as_json: AsJson = False,
 ) -> None:
     """Read every byte at both sites, and repair what is not as recorded from the site that has it right.
@@ -97,15 +120,16 @@ def verify(
     connected = ConnectedEstate.of_home(Home.from_environment())
     results: list[dict[str, Any]] = []
     failures: list[str] = []
-    for one in _chosen(connected, dataset):
-        for here, there in _pairs(connected, one, source, target):
-            try:
-                result = verify_dataset(connected, one.name, here, there, repair=repair)
-                results.append({**asdict(result), "sound": result.sound})
-                if record:
-                    record_verification(connected.ledger(), result)
-            except NinelivesError as error:
-                failures.append(_failure(f"{one.name} {here} ↔ {there}", error))
+    links = _links(connected, dataset, source, target)
+    recording = _recording(connected, record)
+    for one, here, there in links:
+        try:
+            result = verify_dataset(connected, one.name, here, there, repair=repair, settled=settled)
+            results.append({**asdict(result), "sound": result.sound})
+            if recording:
+                record_verification(connected.ledger(), result)
+        except NinelivesError as error:
+            failures.append(_failure(f"{one.name} {here} ↔ {there}", error))
     emit({"results": results, "failures": failures}, as_json=as_json, text=lambda: _findings_table(results))
     unsound = [
         f"{one['dataset']} {one['source']} ↔ {one['target']} is not right" for one in results if not one["sound"]
@@ -116,6 +140,7 @@ def verify(
 @app.command()
 def status(
     dataset: Annotated[str | None, typer.Argument(help="By default all.")] = None,
+    source: Annotated[str | None, typer.Option("--from", help="Site to compare with; by default the primary.")] = None,
     target: Annotated[str | None, typer.Option("--to", help="Only the copy at this site.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -128,14 +153,23 @@ def status(
 
     connected, now = ConnectedEstate.of_home(Home.from_environment()), datetime.now(UTC)
     found = [
-        copy_status(connected, one, there, now)
-        for one in _chosen(connected, dataset)
-        for _, there in _pairs(connected, one, None, target)
+        copy_status(connected, one, there, now, source=here)
+        for one, here, there in _links(connected, dataset, source, target)
     ]
     documents = [asdict(one) for one in found]
     emit(documents, as_json=as_json, text=lambda: _status_table(documents))
     if not all(one.met for one in found):
         raise typer.Exit(ExitCode.MISSED)
+
+
+def _recording(connected: ConnectedEstate, wanted: bool | None) -> bool:
+    """Whether to leave evidence: two stores and an estate file are enough to copy, but whoever asks for it gets it."""
+    if wanted:
+        connected.connections.get(LEDGER)
+    elif wanted is None and connected.connections.find(LEDGER) is None:
+        errors.print(f"no evidence is left: there is no connection {LEDGER}", style="yellow", soft_wrap=True)
+        return False
+    return wanted is not False
 
 
 def _failure(what: str, error: NinelivesError) -> str:
@@ -145,7 +179,7 @@ def _failure(what: str, error: NinelivesError) -> str:
 def _end(failures: list[str], breaches: list[str]) -> None:
     """Say what went wrong, and leave with the exit code for it."""
     for problem in (*failures, *breaches):
-        errors.print(problem, style="red", markup=False)
+        errors.print(problem, style="red", markup=False, soft_wrap=True)
     if failures:
         raise typer.Exit(ExitCode.ERROR)
     if breaches:
@@ -164,25 +198,29 @@ def _shard(text: str | None) -> Shard | None:
         raise typer.BadParameter(f"--shard is K/N with K from 1 to N, not {text}") from error
 
 
-def _chosen(connected: ConnectedEstate, name: str | None) -> list[Dataset]:
-    datasets = connected.estate.dataset_by_name
+def _links(
+    connected: ConnectedEstate, name: str | None, source: str | None, target: str | None
+) -> list[tuple[Dataset, str, str]]:
+    """Dataset, source and target. Any two sites may be named; unnamed, a copy is only where it is declared."""
+    datasets, sites = connected.estate.dataset_by_name, connected.estate.site_names
     if name is not None and name not in datasets:
         raise typer.BadParameter(f"the estate has no dataset {name}; it has {', '.join(datasets) or 'none'}")
-    return [one for one in datasets.values() if name in (None, one.name)]
-
-
-def _pairs(
-    connected: ConnectedEstate, dataset: Dataset, source: str | None, target: str | None
-) -> list[tuple[str, str]]:
-    sites = (dataset.primary, *dataset.copies)
-    # Any two sites of the estate may be named; unnamed, a copy is only made where it is declared.
     for site in (source, target):
-        if site is not None and site not in connected.estate.site_names:
-            raise typer.BadParameter(f"the estate has no site {site}; it has {', '.join(connected.estate.site_names)}")
-    here = source or dataset.primary
-    if here == target:
-        raise typer.BadParameter(f"--from and --to are both {here}")
-    return [(here, target)] if target else [(here, there) for there in sites if there != here]
+        if site is not None and site not in sites:
+            raise typer.BadParameter(f"the estate has no site {site}; it has {', '.join(sites)}")
+    if source is not None and source == target:
+        raise typer.BadParameter(f"--from and --to are both {source}")
+    links = [
+        (one, source or one.primary, there)
+        for one in datasets.values()
+        if name in (None, one.name)
+        for there in ([target] if target else [one.primary, *one.copies])
+        if there != (source or one.primary)
+    ]
+    if not links:
+        what = name or "any dataset"
+        raise typer.BadParameter(f"the estate declares no such copy of {what}; name two sites with --from and --to")
+    return links
 
 
 def _steps(
@@ -210,7 +248,8 @@ def _steps(
         since = None if only else utc_now()
         for shard in shards:
             done = replicate_and_record(*ends, shown, shard=shard, since=since, record=record, max_shrink=max_shrink)
-            results.append({**asdict(done.result), "status": asdict(done.status) if done.status else None})
+            status = asdict(done.status) if done.status else None
+            results.append({**asdict(done.result), "status": status, "evidence": done.evidence})
             if done.status is not None:
                 breach = breach_of(connected, done.status, utc_now()) if record else done.status.breach()
                 breaches.extend(filter(None, [breach]))

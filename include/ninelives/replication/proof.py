@@ -19,8 +19,8 @@ from ninelives.replication.manifest import ManifestObject
 
 REREAD_OBJECTS = 32
 REREAD_BYTES = 4 * 2**20
-"""Old objects that may be read again at both sites in each run, even where the rotation asks for less: they cost little,
-and runs may be a minute apart, over a network that is paid for."""
+"""Old objects that may be read again at both sites in each run, even where the rotation asks for less: they cost
+little, and runs may be a minute apart, over a network that is paid for."""
 
 LAPS = 3
 """Laps within the time in which every byte has to be read: what a lap passed first is read last in the next one, and
@@ -40,7 +40,8 @@ class Finding:
     key: str
     what: Literal["damaged", "missing", "foreign", "manifest"]
     outcome: Literal["repaired", "set aside", "found", "lost"]
-    """``lost``: no site has a good copy; ``found``: nobody was asked to repair it."""
+    """``lost``: no site has a good copy; ``found``: left as it is, because nobody asked for a repair, or because an
+    object that nobody recorded is so young that its write may go on."""
 
 
 class Rotation(BaseModel):

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from ninelives.errors import Corrupted, Refused
+from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
 from ninelives.estate.model import Deletions, Estate
 from ninelives.estate.residency import refuse_breach
 from ninelives.ports import Ledger, Record, Systems
@@ -32,7 +33,7 @@ from ninelives.replication.questions import Decision, Question
 from ninelives.replication.reconcile_objects import CONFLICTS, Conflict, Meeting, Objects, survey
 from ninelives.replication.reconcile_releases import Release
 from ninelives.replication.replicate import MODELS, utc_now
-from ninelives.replication.transfer import Link, OnProgress, some
+from ninelives.replication.transfer import Link, OnProgress, link_between, some
 
 LEASE_TTL = timedelta(hours=1)
 
@@ -136,22 +137,15 @@ def meet(
     :param keeper: of two sites that cannot wait for a person, the one whose bytes hold a name in conflict
     :param decisions: what persons have decided, by question id
     :param thorough: read every object instead of those that look changed
-    :raises Refused: the estate keeps no such dataset at both sites, or it may not be at one of them
+    :raises Refused: the estate keeps no such dataset at both sites, it may not be at one of them, or both are one store
     """
     declared = systems.estate.dataset_by_name.get(dataset)
     if declared is None or not {site, other} <= {declared.primary, *declared.copies}:
         raise Refused("reconciliation", [f"the estate does not keep {dataset} at {site} and {other}"])
     refuse_breach(systems.estate, dataset, site, other)
-    link = Link(
-        systems.store(site),
-        systems.store(other),
-        systems.copier(),
-        systems.connections.get(f"ninelives_{site}_store"),
-        systems.connections.get(f"ninelives_{other}_store"),
-    )
     meeting = Meeting(
         dataset,
-        link,
+        link_between(systems, site, other),
         keeper=keeper,
         decisions=decisions or {},
         restore=declared.deletions is Deletions.RESTORE,
@@ -214,8 +208,14 @@ def apply_and_record(
     ledger, meeting = systems.ledger(), reconciliation.meeting
     sites = "+".join(sorted(store.site for store in meeting.stores))
     lease = ledger.take_lease(f"reconcile:{meeting.dataset}@{sites}", holder, LEASE_TTL)
-    result = reconciliation.apply()
-    record = record_reconciliation(ledger, result, run=holder)
+    try:
+        result = reconciliation.apply()
+        record = record_reconciliation(ledger, result, run=holder)
+    except NinelivesError:
+        # It is over, as it is for one that was killed only when the lease is: nobody else has to wait for that.
+        with suppress(Unavailable):
+            ledger.release_lease(lease)
+        raise
     ledger.release_lease(lease)
     return result, record
 

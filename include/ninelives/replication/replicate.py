@@ -43,7 +43,16 @@ from ninelives.replication.proof import (
     read_rotation,
     rotation_key,
 )
-from ninelives.replication.transfer import Delivery, Link, OnProgress, deliver, empty_trash, set_aside, some
+from ninelives.replication.transfer import (
+    Delivery,
+    Link,
+    OnProgress,
+    deliver,
+    empty_trash,
+    link_between,
+    set_aside,
+    some,
+)
 
 MODELS = "models"
 ARTIFACTS = "mlflow"
@@ -710,7 +719,8 @@ def replicate_models(
     :raises Corrupted: an object's bytes are not its digest's, or a pointer is damaged
     :raises Unavailable: a store does not answer; run again
     """
-    target.ensure_bucket(MODELS)
+    for store in (source, target):
+        store.ensure_bucket(MODELS)
     link = Link(source, target, copier, source_conn, target_conn)
     return [_replicate_model(link, model, on_progress) for model in models]
 
@@ -815,5 +825,5 @@ def record_replication(ledger: Ledger, result: ReplicationResult) -> Record:
 def _ends(
     systems: Systems, source: str, target: str, dataset: str | None = None
 ) -> tuple[ObjectStore, ObjectStore, ObjectCopier, Connection, Connection]:
-    at_source, at_target = (systems.connections.get(f"ninelives_{site}_store") for site in (source, target))
-    return systems.store(source), systems.store(target), systems.copier(dataset), at_source, at_target
+    link = link_between(systems, source, target, dataset)
+    return link.source, link.target, link.copier, link.source_conn, link.target_conn

@@ -57,9 +57,9 @@ def replicate_and_record(
     except NinelivesError as error:
         if record:
             reason = f"{type(error).__name__}: {error}"
-            _record(*ends, {"shard": str(shard), "failed": reason}, copy_of(systems, dataset, target), error)
+            _record(*ends, {"shard": str(shard), "failed": reason}, copy_of(systems, dataset, target, source), error)
         raise
-    status = copy_of(systems, dataset, target) if last else None
+    status = copy_of(systems, dataset, target, source) if last else None
     evidence = _record(*ends, result.facts(), status) if record else None
     return Outcome(result, status, evidence)
 
@@ -78,9 +78,9 @@ def never_written(systems: Systems, dataset: str, sites: Sequence[str]) -> bool:
     )
 
 
-def copy_of(systems: Systems, dataset: str, site: str) -> CopyStatus:
+def copy_of(systems: Systems, dataset: str, site: str, source: str | None = None) -> CopyStatus:
     """How far this copy is behind now."""
-    return copy_status(systems, systems.estate.dataset_by_name[dataset], site, utc_now())
+    return copy_status(systems, systems.estate.dataset_by_name[dataset], site, utc_now(), source=source)
 
 
 def breach_of(systems: Systems, copy: CopyStatus, now: datetime) -> str | None:
@@ -139,6 +139,7 @@ def _record(
         return systems.ledger().append("replication", f"{dataset}@{target}", {**ends, **facts, **lag}).seq
     except NinelivesError as second:
         if error is None:
+            second.add_note("the copy itself is made and proven; run again for its evidence")
             raise
         error.add_note(f"and it left no evidence: {second}")
         return None

@@ -52,15 +52,12 @@ class CopyStatus:
         return None
 
 
-def replication_status(systems: Systems, now: datetime) -> list[CopyStatus]:
-    """One status per dataset and copy; what cannot be found out is unknown, with the problem."""
-    return [copy_status(systems, dataset, site, now) for dataset in systems.estate.datasets for site in dataset.copies]
-
-
-def copy_status(systems: Systems, dataset: Dataset, site: str, now: datetime) -> CopyStatus:
+def copy_status(
+    systems: Systems, dataset: Dataset, site: str, now: datetime, *, source: str | None = None
+) -> CopyStatus:
     """How far the copy of ``dataset`` at ``site`` is behind the journal of acknowledged writes.
 
-    Where nobody journals the dataset's writes, the primary's listing is compared instead.
+    Where nobody journals the dataset's writes, the listing of ``source`` (by default the primary) is compared instead.
     """
     rpo = dataset.rpo.total_seconds()
     try:
@@ -70,7 +67,7 @@ def copy_status(systems: Systems, dataset: Dataset, site: str, now: datetime) ->
         if acks:
             lag = replication_lag(acks, manifest, now)
         else:
-            lag = listing_lag(systems.store(dataset.primary).list(BUCKET, f"{dataset.name}/"), manifest, now)
+            lag = listing_lag(systems.store(source or dataset.primary).list(BUCKET, f"{dataset.name}/"), manifest, now)
     except (Unavailable, Corrupted) as error:
         return CopyStatus(dataset.name, site, "unknown", None, rpo, None, None, None, _problem(error))
     if manifest is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Protocol, runtime_checkable
 
-from ninelives.errors import Unavailable
-from ninelives.ports import Connection, CopyProgress, CopyReport, ObjectCopier, ObjectStore
+from ninelives.errors import Refused, Unavailable
+from ninelives.ports import Connection, CopyProgress, CopyReport, ObjectCopier, ObjectStore, Systems
 from ninelives.replication.manifest import ManifestObject, hash_objects
 
 OnProgress = Callable[[CopyProgress], None]
@@ -50,13 +50,54 @@ class Link:
         :raises Unavailable: the store does not answer
         """
         copier = self.copier
-        if isinstance(copier, Hashing) and _worth_the_engine(sizes):
-            digests = copier.hashes(self.source_conn, bucket, sizes)
-            return {
-                key: ManifestObject(key=key, size=size, sha256=digests[key]) if key in digests else None
-                for key, size in sizes.items()
-            }
-        return hash_objects(self.source, bucket, sizes)
+        if not isinstance(copier, Hashing) or not _worth_the_engine(sizes):
+            return hash_objects(self.source, bucket, sizes)
+        named, odd = _sort_by_name(sizes)
+        digests = copier.hashes(self.source_conn, bucket, named)
+        found = hash_objects(self.source, bucket, {key: sizes[key] for key in odd})
+        for key in named:
+            found[key] = ManifestObject(key=key, size=sizes[key], sha256=digests[key]) if key in digests else None
+        return found
+
+    def copy(
+        self,
+        bucket: str,
+        keys: Iterable[str],
+        on_progress: OnProgress | None = None,
+        *,
+        into: str = "",
+        hashed: bool = False,
+    ) -> CopyReport:
+        """Copy objects without a look at the target: it may still report the ETag from before its bytes went bad.
+
+        What the engine cannot name goes through this process, one whole object after the other. One that a store does
+        not take is in the report's errors; whoever reads everything back finds out.
+
+        :raises Unavailable: a store does not answer, or the copy failed; a further run goes on from there
+        """
+        named, odd = _sort_by_name(keys)
+        report = CopyReport(0, 0, 0.0)
+        if named:
+            report = self.copier.copy(
+                self.source_conn,
+                self.target_conn,
+                bucket=bucket,
+                keys=named,
+                on_progress=on_progress,
+                force=True,
+                into=into,
+                hashed=hashed,
+            )
+        for key in odd:
+            try:
+                if (data := self.source.get(bucket, key)) is None:
+                    continue
+                self.target.put(bucket, f"{into}/{key}" if into else key, data)
+            except Unavailable as error:
+                report = replace(report, errors=(*report.errors, str(error)))
+            else:
+                report = replace(report, objects=report.objects + 1, bytes=report.bytes + len(data))
+        return report
 
     def copy_hashed(
         self, bucket: str, sizes: Mapping[str, int], on_progress: OnProgress | None = None
@@ -68,15 +109,7 @@ class Link:
         """
         if not sizes:
             return {}, CopyReport(0, 0, 0.0)
-        report = self.copier.copy(
-            self.source_conn,
-            self.target_conn,
-            bucket=bucket,
-            keys=list(sizes),
-            on_progress=on_progress,
-            force=True,
-            hashed=_worth_the_engine(sizes),
-        )
+        report = self.copy(bucket, sizes, on_progress, hashed=_worth_the_engine(sizes))
         sha256 = report.sha256
         found = self.hash_source(bucket, {key: size for key, size in sizes.items() if key not in sha256})
         for key in sizes.keys() & sha256.keys():
@@ -85,6 +118,38 @@ class Link:
 
     def hash_target(self, bucket: str, sizes: Mapping[str, int]) -> dict[str, ManifestObject | None]:
         return self.reversed().hash_source(bucket, sizes)
+
+
+def link_between(systems: Systems, source: str, target: str, dataset: str | None = None) -> Link:
+    """Two sites of a connected estate, and what copies ``dataset`` between them.
+
+    :raises Refused: both are one store, which would be taken for its own copy
+    :raises Unavailable: a site has no connection
+    """
+    ends = [systems.connections.get(f"ninelives_{site}_store") for site in (source, target)]
+    places = [(str(one.extra.get("endpoint_url") or "AWS").rstrip("/"), one.bucket("")) for one in ends]
+    if places[0] == places[1]:
+        raise Refused(
+            f"copying between {source} and {target}",
+            [
+                f"{' and '.join(one.conn_id for one in ends)} name one store, {places[0][0]}, which would be taken for "
+                "its own copy: give each site its own, or on AWS a bucket_prefix of its own"
+            ],
+        )
+    return Link(systems.store(source), systems.store(target), systems.copier(dataset), *ends)
+
+
+def _sort_by_name(keys: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The keys that an engine can name, and the others: it takes a key for a path and reads one a line.
+
+    A folder's marker, which AWS's console makes, ends in a slash.
+    """
+    named: list[str] = []
+    odd: list[str] = []
+    for key in keys:
+        tidy = "\n" not in key and "\r" not in key and not {"", ".", ".."} & set(key.split("/"))
+        (named if tidy else odd).append(key)
+    return named, odd
 
 
 def _worth_the_engine(sizes: Mapping[str, int]) -> bool:
@@ -141,26 +206,20 @@ def deliver(
     missing = _wrong(right.values(), link.hash_target(bucket, there))
     damaged = {o.key for o in missing if o.key in at_target}
     copied = size = 0
+    said: Sequence[str] = ()
     wrong = missing
     for _attempt in range(2):
         if not wrong:
             break
-        # Forced: the target may still report the ETag from before its bytes went bad.
-        report = link.copier.copy(
-            link.source_conn,
-            link.target_conn,
-            bucket=bucket,
-            keys=[o.key for o in right.values() if o in wrong],
-            on_progress=on_progress,
-            force=True,
-        )
+        report = link.copy(bucket, [o.key for o in right.values() if o in wrong], on_progress)
+        said = report.errors
         copied += report.objects
         size += report.bytes
         still = _wrong(wrong, link.hash_target(bucket, {o.key: o.size for o in wrong}))
         damaged |= {o.key for o in still}
         wrong = still
     failed = tuple(sorted(o.key for o in wrong))
-    problem = _blame(link, bucket, wrong) if wrong else ""
+    problem = _blame(link, bucket, wrong, said) if wrong else ""
     healed = tuple(sorted(damaged - set(failed)))
     return Delivery(copied, size, len(right) - len(failed), len(healed), failed, problem, healed)
 
@@ -169,7 +228,7 @@ def _wrong(wanted: Iterable[ManifestObject], found: Mapping[str, ManifestObject 
     return {o for o in wanted if found.get(o.key) != o}
 
 
-def _blame(link: Link, bucket: str, wrong: Iterable[ManifestObject]) -> str:
+def _blame(link: Link, bucket: str, wrong: Iterable[ManifestObject], said: Sequence[str]) -> str:
     at_source = link.hash_source(bucket, {o.key: o.size for o in wrong})
     bad = sorted(o.key for o in wrong if at_source.get(o.key) != o)
     if bad:
@@ -179,7 +238,7 @@ def _blame(link: Link, bucket: str, wrong: Iterable[ManifestObject]) -> str:
         )
     return (
         f"{some(sorted(o.key for o in wrong))} is right at {link.source.site} and still wrong at {link.target.site} "
-        "after several copies: check the disk and the network there"
+        f"after several copies: check the disk and the network there{f' ({some(said)})' if said else ''}"
     )
 
 
@@ -194,7 +253,7 @@ def set_aside(link: Link, bucket: str, sizes: Mapping[str, int], at: datetime, *
         return
     here = Link(link.target, link.target, link.copier, link.target_conn, link.target_conn)
     folder = f"{TRASH}/{at:%Y-%m-%d/%H%M%S}"
-    here.copier.copy(here.source_conn, here.target_conn, bucket=bucket, keys=list(sizes), force=True, into=folder)
+    here.copy(bucket, sizes, into=folder)
     before = here.hash_source(bucket, sizes)
     kept = here.hash_source(bucket, {f"{folder}/{key}": size for key, size in sizes.items()})
     for key, o in before.items():

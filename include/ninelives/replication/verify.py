@@ -2,7 +2,7 @@
 
 A copy of what is wrong goes into the dated trash before it is replaced: what looks damaged may be somebody's write
 under a key that was taken. An object that only the source has is no damage, it is on its way; one that only the target
-has, and that nobody recorded, is foreign.
+has, and that nobody recorded, is foreign: named at once, and set aside once it cannot be a write that goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from ninelives.errors import Corrupted, Refused
 from ninelives.estate.model import Deletions
+from ninelives.estate.residency import refuse_breach
 from ninelives.ports import Connection, Ledger, ObjectCopier, ObjectInfo, ObjectStore, Record, Systems
 from ninelives.replication.manifest import (
     BUCKET,
@@ -26,10 +27,10 @@ from ninelives.replication.manifest import (
 )
 from ninelives.replication.proof import Finding, begun, named, rotation_key
 from ninelives.replication.replicate import Policy, Shard, utc_now
-from ninelives.replication.transfer import Link, OnProgress, deliver, set_aside, some
+from ninelives.replication.transfer import Link, OnProgress, deliver, link_between, set_aside, some
 
 SETTLED = timedelta(hours=1)
-"""A younger object that nobody has recorded may be a write that is not finished."""
+"""A younger object that nobody has recorded may be a write that is not finished: it is named, and left where it is."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +71,18 @@ def verify_dataset(
     on_progress: OnProgress | None = None,
     *,
     repair: bool = True,
+    settled: timedelta = SETTLED,
 ) -> VerifyResult:
-    """``verify`` between two sites of a connected estate."""
+    """``verify`` between two sites of a connected estate.
+
+    :raises Refused: also where a repair would bring data to a place that it may not be at
+    """
+    if repair:
+        refuse_breach(systems.estate, dataset, source, target)
     declared = systems.estate.dataset_by_name[dataset]
-    at_source, at_target = (systems.connections.get(f"ninelives_{site}_store") for site in (source, target))
-    return verify(
-        dataset,
-        systems.store(source),
-        systems.store(target),
-        systems.copier(dataset),
-        at_source,
-        at_target,
-        on_progress=on_progress,
-        policy=Policy.of(declared),
-        shards=declared.shards,
-        repair=repair,
-    )
+    link = link_between(systems, source, target, dataset)
+    policy = Policy.of(declared)
+    return _Verification(link, dataset, utc_now, on_progress, policy, declared.shards, repair, settled).run()
 
 
 def record_verification(ledger: Ledger, result: VerifyResult) -> Record:
@@ -106,17 +103,20 @@ def verify(
     policy: Policy | None = None,
     shards: int = 1,
     repair: bool = True,
+    settled: timedelta = SETTLED,
 ) -> VerifyResult:
     """Compare every recorded object at both sites with its SHA-256; with ``repair`` make good what can be made good.
 
     What no site has a good copy of is ``lost`` in the findings.
+
+    :param settled: age from which an object that nobody recorded is set aside
 
     :raises Refused: there is nothing to compare: the dataset was never replicated between these sites
     :raises Corrupted: neither manifest can be read, or they contradict each other
     :raises Unavailable: a store does not answer; run again
     """
     link = Link(source, target, copier, source_conn, target_conn)
-    return _Verification(link, dataset, clock, on_progress, policy or Policy(), shards, repair).run()
+    return _Verification(link, dataset, clock, on_progress, policy or Policy(), shards, repair, settled).run()
 
 
 @dataclass
@@ -128,6 +128,7 @@ class _Verification:
     policy: Policy
     shards: int
     repair: bool
+    settled: timedelta
 
     def run(self) -> VerifyResult:
         started, now = time.monotonic(), self.clock()
@@ -140,12 +141,8 @@ class _Verification:
 
         records = {**(at_target.by_key if at_target else {}), **(at_source.by_key if at_source else {})}
         ours = at_source.by_key if at_source else at_target.by_key if at_target else {}
-        # Without the target's manifest: whatever the source has had for long should be there by now.
-        theirs = (
-            at_target.by_key
-            if at_target
-            else {key: o for key, o in records.items() if key in there or self._settled(here.get(key), now)}
-        )
+        # Without the target's manifest nobody knows what was on its way: all that is recorded has to be there.
+        theirs = at_target.by_key if at_target else records
         if self.policy.deletions is Deletions.FOLLOW:
             ours = {key: o for key, o in ours.items() if key in here}
         held_here = self.link.hash_source(BUCKET, _sizes(ours, here))
@@ -153,18 +150,18 @@ class _Verification:
         bad_here = [o for key, o in ours.items() if held_here.get(key) != o]
         bad_there = [o for key, o in theirs.items() if held_there.get(key) != o]
         foreign = {
-            key: info.size
-            for key, info in there.items()
-            if key not in theirs and key not in ours and key not in here and self._settled(info, now)
+            key: info for key, info in there.items() if key not in theirs and key not in ours and key not in here
+        }
+        settled = {
+            key: info.size for key, info in foreign.items() if self.repair and now - info.modified > self.settled
         }
 
         findings = [
             *self._mend(self.link, bad_there, held_here, there, now),
             *self._mend(self.link.reversed(), bad_here, held_there, here, now),
-            *(Finding(target.site, key, "foreign", "set aside" if self.repair else "found") for key in foreign),
+            *(Finding(target.site, key, "foreign", "set aside" if key in settled else "found") for key in foreign),
         ]
-        if self.repair:
-            set_aside(self.link, BUCKET, foreign, now)
+        set_aside(self.link, BUCKET, settled, now)
         findings += self._rebuild(source, damaged_source, ours, at_source, findings, now)
         findings += self._rebuild(target, damaged_target, theirs, at_target, findings, now)
         if not any(one.outcome == "lost" for one in findings):
@@ -210,9 +207,6 @@ class _Verification:
 
     def _list(self, store: ObjectStore) -> dict[str, ObjectInfo]:
         return {info.key: info for info in store.list(BUCKET, f"{self.dataset}/") if is_data(info.key)}
-
-    def _settled(self, info: ObjectInfo | None, now: datetime) -> bool:
-        return info is None or now - info.modified > SETTLED
 
     def _mend(
         self,

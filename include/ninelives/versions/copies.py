@@ -10,7 +10,7 @@ from typing import Literal
 from ninelives.errors import Corrupted, Unavailable
 from ninelives.ports import ObjectStore, Systems
 from ninelives.replication.manifest import Manifest, ManifestObject, build_manifest, write_manifest
-from ninelives.replication.transfer import Link, OnProgress, deliver, some
+from ninelives.replication.transfer import OnProgress, deliver, link_between, some
 from ninelives.versions.objects import BUCKET, Files, examine, manifest_name, object_key, read_files, read_record
 
 State = Literal["whole", "harmed", "absent", "unknown"]
@@ -126,7 +126,7 @@ def _bring(
             continue
         # Not overwritten: some stores go on showing what they remember of the object before.
         target.delete(BUCKET, good.key)
-        done = deliver(_link(systems, source, target), BUCKET, [good], {}, on_progress)
+        done = deliver(link_between(systems, source.site, target.site), BUCKET, [good], {}, on_progress)
         if done.problem:
             raise Corrupted(done.problem)
         copied[name] = source.site
@@ -135,11 +135,6 @@ def _bring(
     if silent:
         raise Unavailable(f"{what}; when they are back try again: {'; '.join(dict.fromkeys(silent))}")
     raise Corrupted(f"{what}; restore it from a backup")
-
-
-def _link(systems: Systems, source: ObjectStore, target: ObjectStore) -> Link:
-    ends = (systems.connections.get(f"ninelives_{one.site}_store") for one in (source, target))
-    return Link(source, target, systems.copier(), *ends)
 
 
 def _record(stores: Sequence[ObjectStore], dataset: str, version: str, objects: list[ManifestObject]) -> Manifest:

@@ -8,7 +8,7 @@ from typing import Any
 from ninelives.errors import Corrupted
 from ninelives.estate.residency import refuse_breach
 from ninelives.ports import Systems
-from ninelives.replication.transfer import OnProgress
+from ninelives.replication.transfer import OnProgress, link_between
 from ninelives.versions.copies import make_whole
 from ninelives.versions.objects import list_records, read_record
 
@@ -25,11 +25,12 @@ def replicate_versions(
 
     :return: ``versions`` that both have now, ``copied`` and ``healed`` objects, ``read_again`` versions
     :raises Corrupted: objects are right at neither site; every other version has been brought all the same
-    :raises Refused: the data may not leave its regions
+    :raises Refused: the data may not leave its regions, or both sites are one store
     :raises Unavailable: a store does not answer; run again
     """
     refuse_breach(systems.estate, dataset, source, target)
-    at = {site: systems.store(site) for site in (target, source)}
+    link = link_between(systems, source, target)
+    at = {target: link.target, source: link.source}
     versions = sorted(
         {version for store in at.values() for version, of in list_records(store).items() if of == dataset}
     )

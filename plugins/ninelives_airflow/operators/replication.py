@@ -181,7 +181,9 @@ class JudgeLagOperator(EstateOperator):
         from ninelives.replication.run import copy_of, refuse_breaches
 
         copies = [
-            copy_of(systems, dataset, site) for dataset, sites in open_copies(systems).items() for site in sites[1:]
+            copy_of(systems, dataset, site, sites[0])
+            for dataset, sites in open_copies(systems).items()
+            for site in sites[1:]
         ]
         refuse_breaches(systems, copies)
         return {

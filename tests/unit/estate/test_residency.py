@@ -18,6 +18,7 @@ from ninelives.ports import Connection
 from ninelives.replication.checkpoints import replicate_checkpoints
 from ninelives.replication.reconcile import meet
 from ninelives.replication.replicate import replicate_dataset, replicate_registry, replicate_releases
+from ninelives.replication.verify import verify_dataset
 from ninelives.versions.replicate import replicate_versions
 
 DATA = read_document(Path(__file__).parents[3] / "include/estates/demo/estate.yaml").data
@@ -61,6 +62,7 @@ def test_a_site_holds_only_what_may_be_there(
         lambda systems: replicate_checkpoints(systems, ["arrival-delay"], "paris", "dublin"),
         lambda systems: replicate_registry(systems, "paris", "dublin"),
         lambda systems: replicate_versions(systems, "flights", "paris", "dublin"),
+        lambda systems: verify_dataset(systems, "flights", "paris", "dublin"),
         lambda systems: meet(systems, "flights", "paris", "dublin"),
     ],
     ids=[
@@ -69,6 +71,7 @@ def test_a_site_holds_only_what_may_be_there(
         "replicate checkpoints",
         "replicate the registry",
         "replicate its versions",
+        "repair it",
         "reconcile",
     ],
 )

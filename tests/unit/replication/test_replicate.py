@@ -83,6 +83,27 @@ def test_a_second_run_copies_only_what_is_new(pair: Pair) -> None:
     assert second.fingerprint != first.fingerprint
 
 
+def test_a_key_with_a_line_break_goes_past_the_engine_which_reads_one_key_a_line(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "flights/two\nlines"
+    pair.paris.put("data", key, b"as S3 allows")
+    put = pair.dublin.put
+
+    def picky(bucket: str, name: str, data: bytes) -> None:
+        if name == key:
+            raise Unavailable("the store of dublin takes no such key")
+        put(bucket, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pair.dublin, "put", picky)
+        with pytest.raises(Corrupted, match=r"still wrong at dublin .*takes no such key"):
+            run(pair)
+    assert run(pair).objects == 31
+    assert same(pair)
+    assert ("dublin", key) not in pair.copier.copied
+
+
 def test_an_object_damaged_on_the_way_is_copied_again(pair: Pair) -> None:
     pair.copier.damage["flights/day=03/part-0"] = 1
     assert run(pair).repaired == 1

@@ -130,11 +130,37 @@ def test_an_overwritten_object_is_kept_in_the_trash_before_the_recorded_bytes_co
     assert kept[1] == b"somebody wrote under a taken key"
 
 
-def test_what_is_on_its_way_or_just_written_is_no_finding() -> None:
+def test_what_is_on_its_way_to_the_copy_is_no_finding() -> None:
     pair = filled()
     pair.paris.put("data", "flights/day=99/part-0", b"new, not replicated yet")
-    pair.dublin.buckets["data"]["flights/day=98/part-0"] = (b"being written", pair.now - timedelta(minutes=5))
     assert check(pair).findings == ()
+
+
+def test_a_young_object_that_nobody_recorded_is_named_and_left_until_it_can_be_no_write_that_goes_on() -> None:
+    pair = filled()
+    key, young = "flights/day=98/part-0", (b"being written", pair.now - timedelta(minutes=5))
+    pair.dublin.buckets["data"][key] = young
+    result = check(pair)
+    assert [(one.key, one.what, one.outcome) for one in result.findings] == [(key, "foreign", "found")]
+    assert not result.sound
+    assert pair.dublin.buckets["data"][key] == young
+    assert check(pair, settled=timedelta(minutes=1)).sound
+    assert check(pair).findings == ()
+    assert list(pair.dublin.objects(prefix="_trash/").values()) == [b"being written"]
+
+
+def test_an_object_lost_together_with_the_manifest_that_listed_it_is_missing_however_young_it_is() -> None:
+    pair = filled()
+    key = "flights/day=03/part-0"
+    pair.paris.buckets["data"][key] = (pair.paris.buckets["data"][key][0], pair.now)
+    del pair.dublin.buckets["data"][key]
+    pair.dublin.put("data", manifest_key("flights"), b"{")
+    result = check(pair)
+    assert [(one.key, one.what, one.outcome) for one in result.findings] == [
+        (key, "missing", "repaired"),
+        ("flights", "manifest", "repaired"),
+    ]
+    assert contents(pair)[0] == contents(pair)[1]
 
 
 def test_a_whole_verification_is_a_whole_lap_of_the_rotation() -> None:

@@ -115,7 +115,7 @@ class TwoSites:
         return self
 
     def get(self, conn_id: str) -> Connection:
-        return Connection(conn_id)
+        return Connection(conn_id, extra={"endpoint_url": f"http://{conn_id}"})
 
     def store(self, site: str) -> Site:
         return self.sites[site]
