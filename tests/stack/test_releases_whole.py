@@ -66,6 +66,13 @@ def ask(estate: ReleaseEstate, person: str, service: str, version: str, **more: 
     return asked.status_code, run
 
 
+def came_to(estate: ReleaseEstate, service: str, version: str) -> tuple[int, str]:
+    """What the command says of a run that is over: its exit code, and the outcome."""
+    command = ["release", "promote", service, "--version", version, "--json", "--as", "ada"]
+    done = estate.run(*command, typed=estate.passwords["ada"] + "\n")
+    return done.returncode, json.loads(done.stdout)["outcome"]
+
+
 def journal_of(estate: ReleaseEstate, service: str) -> Journal:
     return read(estate.systems.ledger(), service)[-1]
 
@@ -111,6 +118,7 @@ def test_a_promotion_is_asked_for_twice_approved_by_another_comes_in_under_load_
     assert (estate.served(ARRIVAL)[0], systems.registry().champion(ARRIVAL)) == (new, new)
     status = estate.json("release", "status", ARRIVAL)
     assert (status["shares"], status["run"]["by"]) == ({new: 100}, "ada")
+    assert came_to(estate, ARRIVAL, new) == (0, "promoted")
 
     def retired() -> bool:
         run = ada.trigger("retire_versions", {}, f"retire-{uuid4()}")
@@ -131,6 +139,7 @@ def test_a_rejected_promotion_ends_without_a_failure_and_moves_nothing(estate: R
     assert ada.task_states(DAG, run)["judge_promotion"] == "skipped"
     nothing_moved(estate, ARRIVAL, new)
     assert journal_of(estate, ARRIVAL).outcome is Outcome.ROLLED_BACK
+    assert came_to(estate, ARRIVAL, new) == (3, "rolled back"), "a success of Airflow's, and none of the version's"
 
 
 def test_what_nobody_could_approve_is_not_even_begun(estate: ReleaseEstate, tmp_path: Path) -> None:

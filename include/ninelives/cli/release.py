@@ -62,7 +62,8 @@ def promote(
 ) -> None:
     """Bring a staged version into service step by step, or back; the same request twice is one run.
 
-    Exit code 3 when it was rolled back. Where the estate asks for four eyes, only Airflow can ask the second pair.
+    Exit code 3 when it was rejected or rolled back. Where the estate asks for four eyes, only Airflow can ask the
+    second pair.
     """
     from ninelives.errors import NinelivesError, Refused
     from ninelives.estate import Approval
@@ -259,6 +260,7 @@ def _in_airflow(
 ) -> ExitCode:
     """The run's id is made of service and version: the same request twice is one run."""
     from ninelives.cli.drill import airflow_api, follow_run
+    from ninelives.releases.journal import Outcome, read
 
     api = airflow_api(systems, user)
     name = f"promote-{service}-{version}" + (f"-{datetime.now(UTC):%Y%m%dT%H%M%S}" if again else "")
@@ -268,5 +270,16 @@ def _in_airflow(
         emit({"dag": "promote_model", "run": run}, as_json=as_json, text=lambda: f"Started promote_model as {run}.")
         return ExitCode.MET
     state = follow_run(api, "promote_model", run, tell=lambda line: errors.print(line))
-    emit({"run": run, "state": state}, as_json=as_json, text=lambda: f"promote_model {run}: {state}")
-    return ExitCode.MET if state == "success" else ExitCode.MISSED
+    # A run that somebody rejected is a success of Airflow's; only the ledger knows whether the version came in.
+    journal = next((one for one in reversed(read(systems.ledger(), service)) if one.plan.new == version), None)
+    ended = journal.ended if journal else None
+    if journal is None or ended is None:
+        errors.print(f"{run} is {state} and left no end in the ledger; read its failed tasks in Airflow.", style="red")
+        return ExitCode.ERROR
+    outcome, why = ended.facts["outcome"], ended.facts["why"]
+    emit(
+        {"run": run, "state": state, "outcome": outcome, "why": why, "evidence": ended.seq},
+        as_json=as_json,
+        text=lambda: f"{service}: {outcome} ({why}), evidence {ended.seq}",
+    )
+    return ExitCode.MET if state == "success" and journal.outcome is Outcome.PROMOTED else ExitCode.MISSED

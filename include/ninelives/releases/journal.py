@@ -73,14 +73,18 @@ class Journal:
         )
 
     @property
+    def ended(self) -> Record | None:
+        """The record of its end; a promotion that was taken back later has two, and this is the newer."""
+        return self._last(Entry.ENDED)
+
+    @property
     def outcome(self) -> Outcome | None:
-        ended = self._last(Entry.ENDED)
-        return Outcome(ended.facts["outcome"]) if ended else None
+        return Outcome(self.ended.facts["outcome"]) if self.ended else None
 
     @property
     def rolling_back(self) -> bool:
         """Whether it is on its way back and has not arrived."""
-        back, ended = self._last(Entry.ROLL_BACK), self._last(Entry.ENDED)
+        back, ended = self._last(Entry.ROLL_BACK), self.ended
         return back is not None and (ended is None or ended.seq < back.seq)
 
     @property

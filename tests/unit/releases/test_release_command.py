@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +16,9 @@ from typer.testing import CliRunner
 
 from ninelives.cli import app, release
 from ninelives.cli import judge as cli_judge
+from ninelives.ports import Connection
 from ninelives.releases import promotion
+from ninelives.releases.canary import Decision
 from ninelives.releases.labels import labels_since
 from ninelives.releases.publish import read_candidate
 
@@ -59,6 +65,65 @@ def test_what_nobody_could_approve_is_refused_before_airflow_is_asked(
         assert done.exit_code == 1
         assert why in str(done.exception) + done.output
     assert memory.ledger().records(limit=1) == []
+
+
+class Airflow(BaseHTTPRequestHandler):
+    """Its API, as far as it tells of a run that has ended long ago; the same request again is answered 409."""
+
+    state: str
+
+    def do_POST(self) -> None:
+        self.say(*((201, {"access_token": "token"}) if self.path == "/auth/token" else (409, {"detail": "exists"})))
+
+    def do_GET(self) -> None:
+        self.say(200, {"state": self.state, "task_instances": []})
+
+    def say(self, status: int, document: dict[str, Any]) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def airflow(systems: Any) -> Iterator[type[Airflow]]:
+    given = type("Given", (Airflow,), {"state": "success"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), given)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    found = Connection("http", "127.0.0.1", server.server_port, "ninelives", "secret", None, {})
+    systems.connections = SimpleNamespace(get=lambda _: found)
+    yield given
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_run_of_airflow_is_no_success_where_the_version_did_not_come_in(
+    systems: Memory, airflow: type[Airflow]
+) -> None:
+    """One that an approver rejected ends there without a failure."""
+    request = ("promote", "alpha", "--version", "2", "--json")
+    assert call(*request)[0] == 1, "nothing was begun"
+    plan = promotion.begin(systems, "alpha", "2", by="ada")  # type: ignore[arg-type]
+    assert call(*request)[0] == 1, "nor is it over"
+    back = promotion.roll_back(systems, plan, by="ada", reasons=["grace answered Reject"])  # type: ignore[arg-type]
+    code, told = call(*request)
+    assert (code, told["outcome"], told["why"]) == (3, "rolled back", "grace answered Reject")
+    assert (told["run"], told["state"], told["evidence"]) == ("promote-alpha-2", "success", back.seq)
+
+    plan = promotion.begin(systems, "alpha", "2", by="ada", again=True)  # type: ignore[arg-type]
+    sure = lambda metrics, horizon: (Decision.PROMOTE, list[str]())  # noqa: E731
+    promotion.promote(systems, plan, approve=lambda: None, judge=sure)  # type: ignore[arg-type]
+    code, told = call(*request)
+    assert (code, told["outcome"], told["run"]) == (0, "promoted", "promote-alpha-2")
+    airflow.state = "failed"
+    assert call(*request)[0] == 3
+    promotion.roll_back(systems, plan, by="grace", reasons=["complaints"])  # type: ignore[arg-type]
+    airflow.state = "success"
+    assert call(*request)[0] == 3
 
 
 def test_a_file_is_staged_with_the_answers_that_it_gives_and_a_pickle_is_not(systems: Memory, tmp_path: Path) -> None:
