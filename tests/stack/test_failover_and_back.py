@@ -213,7 +213,8 @@ def test_a_standby_takes_its_seats_when_it_is_activated_and_gives_them_back_when
     systems = at_dublin(world, licences=[LICENCE])
     licence = systems.estate.licences[0]
     holdings = current_holdings(systems.estate, systems.ledger(), licence)
-    assert [(one.site, one.beyond) for one in holdings.held] == [("paris", False), ("dublin", True)]
+    assert [one.site for one in holdings.held] == ["paris", "dublin"]
+    assert holdings.beyond_since == holdings.held[1].since
     said = " ".join(one.text for one in explain(systems, systems.estate.services[0], look(systems)))
     assert "Licence engine: 2 seats are in use, and 1 were bought." in said
     plan = back(systems)
@@ -406,6 +407,14 @@ def test_the_commands_say_the_same_with_their_exit_codes(world: World, monkeypat
     assert run("playbook", "show", "alpha", "--keep")[0] == 0
     assert run("playbook", "check", "alpha") == (0, "alpha: fresh\n")
     assert run("licence", "status") == (0, "the estate declares no licence\n")
+    over = LICENCE | {"product": "E [x]", "expires": "2026-01-31", "grace": "1d"}
+    systems = world.systems(licences=[over])
+    assert run("licence", "status") == (
+        3,
+        "engine (E [x]): missed; 1 of 1 seats, alpha at paris; term to 2026-01-31, grace until 2026-02-02T00:00 UTC\n"
+        "  its term ended after 2026-01-31\nnext planned drill: none\n",
+    )
+    systems = world.systems()
     frozen = ("automation", "freeze", "--by", "ada", "--for", "2h", "--reason", "works")
     assert run(*frozen)[0] == 0
     assert run("automation", "status")[0] == 3
@@ -416,6 +425,16 @@ def test_the_commands_say_the_same_with_their_exit_codes(world: World, monkeypat
     assert run("playbook", "check", "alpha")[0] == 3, "it now begins with what to mend"
     assert run("automation", "thaw", "--by", "ada")[1] == "automation acts\n"
     assert run("why", "nobody")[0] == 2
+    assert run("playbook", "check", "")[0] == 2, "an empty name is not all of them"
+    for wrong, says in (
+        (["nonsense"], "there is no scenario 'nonsense'"),
+        (["site-loss", "--service", "nobody"], "there is no service 'nobody'"),
+        (["site-loss", "--site", "rome"], "is not at site 'rome'"),
+        (["gateway-lost", "--site", "paris"], "not about one site"),
+    ):
+        code, said = run("drill", "run", *wrong)
+        assert code == 2, "before Airflow is asked, which is not there"
+        assert says in " ".join(said.replace("│", " ").split())
 
 
 def test_a_playbook_follows_the_release_that_is_promoted(world: World) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from ninelives.cli.common import AsJson, ExitCode, emit
 from ninelives.cli.recover import connected
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -36,19 +33,17 @@ def status(as_json: AsJson = False) -> None:
         raise typer.Exit(ExitCode.MISSED)
 
 
-def _shown(document: dict[str, Any]) -> RenderableType:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
+def _shown(document: dict[str, Any]) -> str:
     if not document["licences"]:
-        return Text("the estate declares no licence")
-    table = Table("licence", "product", "seats", "held by", "term", "grace until", "verdict", "what")
+        return "the estate declares no licence"
+    lines = []
     for one in document["licences"]:
         held = ", ".join(f"{place['service']} at {place['site']}" for place in one["held"])
-        cells = (
-            one["licence"], one["product"], f"{one['in_use']} of {one['seats']}", held, one["expires"],
-            one["grace_until"] or "", one["verdict"], "; ".join([*one["reasons"], *one["warnings"]]),
-        )  # fmt: skip
-        table.add_row(*(Text(cell) for cell in cells))
-    return Group(table, Text(f"next planned drill: {document['next_drill'] or 'none'}", style="dim"))
+        grace = f", grace until {one['grace_until'][:16]} UTC" if one["grace_until"] else ""
+        lines += [
+            f"{one['licence']} ({one['product']}): {one['verdict']}; {one['in_use']} of {one['seats']} seats, "
+            f"{held or 'nobody'}; term to {one['expires']}{grace}",
+            *(f"  {said}" for said in (*one["reasons"], *one["warnings"])),
+        ]
+    drill = document["next_drill"]
+    return "\n".join([*lines, f"next planned drill: {f'{drill[:16]} UTC' if drill else 'none'}"])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ninelives.estate.outside import Provider
 
 app = typer.Typer(no_args_is_help=True)
+FASTEST = 1_000_000.0
+"""Beyond it a day of batches is sent within a tenth of a second, which measures nothing."""
 ProviderName = Annotated[str, typer.Argument(metavar="NAME", help="As declared in the estate.")]
 
 
@@ -68,8 +70,8 @@ def windows(
 @app.command()
 def replay(
     name: ProviderName,
-    speed: Annotated[float, typer.Option(min=0.001, help="How many times faster than recorded.")] = 1.0,
-    batches: Annotated[int, typer.Option(min=5, help="How many of the recorded batches.")] = 12,
+    speed: Annotated[float, typer.Option(min=0.001, max=FASTEST, help="How many times faster than recorded.")] = 1.0,
+    batches: Annotated[int, typer.Option(min=5, max=10_000, help="How many of the recorded batches.")] = 12,
     seed: Annotated[int, typer.Option(help="Of what goes wrong; the same seed is the same drill.")] = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -70,7 +70,7 @@ def connected() -> ConnectedEstate:
 def check_name(what: str, name: str, known: Iterable[str]) -> None:
     """Wrong usage unless the estate has it."""
     if name not in (names := tuple(known)):
-        raise typer.BadParameter(f"the estate has no {what} {name}; it has {', '.join(names)}")
+        raise typer.BadParameter(f"the estate has no {what} {name}; it has {', '.join(names) or 'none'}")
 
 
 def _start(systems: ConnectedEstate, dag: str, conf: dict[str, Any], user: str, wait: bool, as_json: bool) -> ExitCode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any
@@ -22,7 +23,17 @@ def _zone(value: Any) -> Any:
 
 
 Zone = Annotated[str, BeforeValidator(_zone), WithJsonSchema({"type": "string", "examples": ["Europe/Paris"]})]
-Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+
+def _clock(value: Any) -> Any:
+    if not (isinstance(value, str) and re.fullmatch(_CLOCK, value)):
+        raise ValueError(f'{shown(value)} is not a time of day; write it in quotes, from "00:00" to "23:59"')
+    return value
+
+
+_CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+Clock = Annotated[str, BeforeValidator(_clock), Field(pattern=_CLOCK)]
+Contact = Annotated[str, Field(min_length=1, max_length=200)]
 FieldName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -58,7 +69,7 @@ class Provider(Declared):
     """Somebody outside whose data the estate lives on."""
 
     name: Name
-    contacts: tuple[str, ...] = Field(min_length=1, description="Whom to tell, as they are reached.")
+    contacts: tuple[Contact, ...] = Field(min_length=1, description="Whom to tell, as they are reached.")
     test: tuple[Window, ...] = Field(default=(), description="When drills may be held; none: never.")
     maintenance: tuple[Window, ...] = Field(default=(), description="When it may be away, and no drill is held.")
     feed: Feed | None = Field(default=None, description="What a drill replays.")

@@ -8,6 +8,7 @@ what a killed drill leaves.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 import urllib.error
 import urllib.request
@@ -114,8 +115,8 @@ def replay_feed(
     :raises Unavailable: sandbox, store or ledger does not answer
     """
     provider, feed = _declared(systems, name)
-    if batches < 5 or speed <= 0:
-        raise Refused(f"drill of {name}", ["it needs five batches at least and a speed above zero"])
+    if batches < 5 or not 0 < speed < math.inf:
+        raise Refused(f"drill of {name}", ["it needs five batches at least and a finite speed above zero"])
     check_window(provider, now, lasting(feed, batches) / speed + ALIVE)
     fault = Replayed(
         provider=name, site=systems.estate.stream_by_name[feed.stream].site, bucket=BUCKET,

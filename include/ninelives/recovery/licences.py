@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from ninelives.errors import Refused
@@ -22,6 +22,8 @@ from ninelives.estate.model import Licence
 from ninelives.ports import Ledger, Record, Systems
 
 KIND = "licence"
+_FOREVER = date(9900, 1, 1)
+"""As vendors mean 9999-12-31: early enough that a day and a grace can be added."""
 MOST_TRIES = 100
 """Changes of one licence that others may make while this one is being made."""
 
@@ -34,8 +36,6 @@ class Holding:
     site: str
     seats: int
     since: datetime | None = None
-    beyond: bool = False
-    """More than were bought: in the time of grace."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,13 @@ class Holdings:
     licence: Licence
     held: tuple[Holding, ...]
     changes: int
+    beyond_since: datetime | None = None
+    """The change since which more seats are in use than are declared, without a break: the clock of the grace runs from
+    there. Where fewer were declared later, nobody knows since when, and it is the change all the same."""
 
     @property
     def in_use(self) -> int:
         return sum(one.seats for one in self.held)
-
-    @property
-    def beyond_since(self) -> datetime | None:
-        """Since when the clock of the grace runs for too many seats; ``None`` where it does not."""
-        if self.in_use <= self.licence.seats:
-            return None
-        return min((one.since for one in self.held if one.beyond and one.since), default=None)
 
     def has(self, service: str, site: str) -> bool:
         return any((one.service, one.site) == (service, site) for one in self.held)
@@ -71,23 +67,29 @@ class Seats:
 
 
 def find_holdings(estate: Estate, licence: Licence, changes: Sequence[Record]) -> Holdings:
-    """Who has which seats.
+    """Who has which seats. Where a service is not declared any more, or does not need the licence, it has none.
 
     :param changes: all records of the licence, in any order
     """
+    needing = [service for service in estate.services if licence in estate.licences_of(service)]
+    places = {(service.name, site) for service in needing for site in service.sites}
     held = {}
-    for service in estate.services:
-        if licence in estate.licences_of(service):
-            for site in service.sites if service.mode is Mode.ACTIVE_ACTIVE else service.sites[:1]:
-                held[service.name, site] = Holding(service.name, site, licence.each)
+    for service in needing:
+        for site in service.sites if service.mode is Mode.ACTIVE_ACTIVE else service.sites[:1]:
+            held[service.name, site] = Holding(service.name, site, licence.each)
+    beyond_since: datetime | None = None
     for change in sorted(changes, key=lambda record: record.seq):
         facts = change.facts
         place = facts["service"], facts["site"]
+        if place not in places:
+            continue
         if facts["change"] == "taken":
-            held.setdefault(place, Holding(*place, facts["seats"], change.at, facts["beyond"]))
+            held.setdefault(place, Holding(*place, facts["seats"], change.at))
         elif place in held and held[place].since is not None:
             del held[place]
-    return Holdings(licence, tuple(held.values()), len(changes))
+        beyond = sum(one.seats for one in held.values()) > licence.seats
+        beyond_since = (beyond_since or change.at) if beyond else None
+    return Holdings(licence, tuple(held.values()), len(changes), beyond_since)
 
 
 def judge_seats(holdings: Holdings, service: str, site: str, now: datetime) -> Seats:
@@ -117,7 +119,7 @@ def judge_seats(holdings: Holdings, service: str, site: str, now: datetime) -> S
 
 def end_of_term(licence: Licence) -> datetime:
     """The first instant at which it is over."""
-    return datetime.combine(licence.expires + timedelta(days=1), time.min, UTC)
+    return datetime.combine(min(licence.expires, _FOREVER) + timedelta(days=1), time.min, UTC)
 
 
 def seats_answer(estate: Estate, ledger: Ledger, service: Service, site: str, now: datetime | None = None) -> Seats:

@@ -37,6 +37,9 @@ def test_a_provider_and_a_consumer_are_sound(tmp_path: Path) -> None:
         ({"test": []}, {}, "providers[0].feed", "there is no test window"),
         ({"feed": None, "sandbox": True}, {}, "providers[0].sandbox", "without a feed"),
         ({"test": [WINDOW | {"zone": "Europe/Pariss"}]}, {}, "providers[0].test[0].zone", "is not a time zone"),
+        ({"test": [WINDOW | {"end": "25:00"}]}, {}, "providers[0].test[0].end", "'25:00' is not a time of day"),
+        ({"test": [WINDOW | {"begin": 600}]}, {}, "providers[0].test[0].begin", "write it in quotes"),
+        ({"contacts": [""]}, {}, "providers[0].contacts[0]", "at least 1 character"),
     ],
 )
 def test_what_is_wrong_is_said_where_it_is(

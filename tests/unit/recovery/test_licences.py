@@ -107,6 +107,40 @@ def test_seats_beyond_what_was_bought_start_one_clock_that_stops_when_they_are_g
     assert current_holdings(systems.estate, systems.ledger(), licence).beyond_since is None
 
 
+def test_the_clock_of_the_grace_runs_from_the_change_that_began_what_has_not_ended() -> None:
+    systems = world(estate(LICENCE | {"seats": 3, "grace": "1h"}, services=2))
+    licence = systems.estate.licences[0]
+
+    def since() -> datetime | None:
+        return current_holdings(systems.estate, systems.ledger(), licence).beyond_since
+
+    take_seats(systems, "s0", "dublin", run="within what was bought")
+    (second,) = take_seats(systems, "s1", "dublin", run="beyond")
+    assert since() == second.at
+    release_seats(systems, "s0", serving="paris", run="ended")
+    assert since() is None
+    (third,) = take_seats(systems, "s0", "dublin", run="begun anew, though s1 has kept its seat")
+    assert since() == third.at
+
+    fewer = estate(LICENCE | {"seats": 2, "grace": "1h"}, services=2)
+    (status,) = licence_status(fewer, systems.ledger(), third.at + timedelta(days=9))
+    assert status.verdict == "missed", "a clock that nobody started would never run out"
+
+
+def test_a_service_that_is_no_longer_declared_there_has_no_seats() -> None:
+    systems = world(estate(LICENCE | {"seats": 4}, services=2))
+    take_seats(systems, "s1", "dublin", run="run", now=NOW)
+    assert ("s1", "dublin") in held(systems)
+    assert held(world(estate(LICENCE | {"seats": 4}), systems.ledger())) == [("s0", "paris")]
+
+
+def test_a_term_that_never_ends_is_one() -> None:
+    of = estate(LICENCE | {"expires": "9999-12-31", "grace": "3660d"})
+    (status,) = licence_status(of, MemoryLedger(), NOW)
+    assert (status.verdict, status.warnings) == ("met", ())
+    assert judge_seats(status.holdings, "s0", "dublin", NOW).reason is None
+
+
 def test_what_ends_before_the_next_planned_drill_is_said() -> None:
     drills = {"max_duration": "5min", "min_good": "90%", "schedule": "0 3 1 * *"}
     for expires, said in (("2026-11-30", "before the drill planned for 2026-12-01 03:00:00 UTC"), ("2026-12-01", "")):
