@@ -32,7 +32,7 @@ def _clock(value: Any) -> Any:
 
 
 _CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
-Clock = Annotated[str, BeforeValidator(_clock), Field(pattern=_CLOCK)]
+Clock = Annotated[str, Field(pattern=_CLOCK), BeforeValidator(_clock)]
 Contact = Annotated[str, Field(min_length=1, max_length=200)]
 FieldName = Annotated[str, Field(min_length=1, max_length=200)]
 
