@@ -92,12 +92,16 @@ class EnvoyGateway:
     # --- state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> GatewayState:
-        """Raises ``Unavailable`` before ``initialise``, ``Corrupted`` for a file that cannot be read."""
+        """A service that was declared since the last ``compile`` is where it is declared to begin.
+
+        Raises ``Unavailable`` before ``initialise``, ``Corrupted`` for a file that cannot be read.
+        """
         path = self.folder / STATE
         try:
             document = json.loads(path.read_text("utf-8"))
+            declared = {service.name: _active(service, ()) for service in self.estate.services}
             return GatewayState(
-                active={service: tuple(sites) for service, sites in document["active"].items()},
+                active=declared | {service: tuple(sites) for service, sites in document["active"].items()},
                 closed_sites=frozenset(document["closed_sites"]),
                 tokens={scope: int(token) for scope, token in document["tokens"].items()},
                 shares={service: dict(shares) for service, shares in document.get("shares", {}).items()},

@@ -45,13 +45,17 @@ def run(
     Where the estate asks for four eyes, --as says whose the first two are.
     """
     from ninelives.adapters.connected import ConnectedEstate
-    from ninelives.drills.scenarios import find_scenario
+    from ninelives.drills.preflight import resolve_site
+    from ninelives.errors import Refused
 
-    find_scenario(scenario)
     systems = ConnectedEstate.of_home(Home.from_environment())
     chosen = service or systems.estate.services[0].name
+    try:  # before Airflow is asked: a run that can only fail is no answer
+        lost = resolve_site(systems.estate, systems.gateway().state(), chosen, site, scenario)
+    except Refused as error:
+        raise typer.BadParameter("; ".join(error.reasons)) from error
     if dry_run:
-        raise typer.Exit(_dry_run(systems, scenario, chosen, site, as_json))
+        raise typer.Exit(_dry_run(systems, scenario, chosen, lost, as_json))
     api = airflow_api(systems, user)
     run_id = start_drill(api, scenario=scenario, service=chosen, site=site)
     if not wait:
@@ -102,7 +106,9 @@ def coverage(as_json: AsJson = False) -> None:
 
 
 @app.command("list")
-def list_(limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 20, as_json: AsJson = False) -> None:
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=2**31, help="At most this many.")] = 20, as_json: AsJson = False
+) -> None:
     """The newest drills first."""
     records = _ledger_records(limit)
     emit([asdict(record) for record in records], as_json=as_json, text=lambda: _table(records))
@@ -175,13 +181,15 @@ def exit_code(record: Record) -> ExitCode:
 def drill_report(record: Record) -> RenderableType:
     """What a drill measured, for people."""
     from rich.console import Group
+    from rich.markup import escape
     from rich.table import Table
 
     scenario, service, *at = record.subject.split("/")
     facts = record.facts
-    lines: list[Any] = [f"[bold]{scenario}{f' of {at[0]}' if at else ''}, measured on {service}[/bold]"]
+    lines: list[Any] = [f"[bold]{escape(scenario + (f' of {at[0]}' if at else ''))}, measured on {service}[/bold]"]
     if facts["outcome"] != "measured":
-        lines += [f"{facts['outcome']}: {reason}" for reason in facts.get("reasons", [facts.get("problem") or ""])]
+        reasons = facts.get("reasons", [facts.get("problem") or ""])
+        lines += [escape(f"{facts['outcome']}: {reason}") for reason in reasons]
         return Group(*lines)
     felt = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for column in ("service", "sent", "correct", "of which slow", "degraded", "wrong", "failed", "unknown", "outage"):
@@ -213,14 +221,15 @@ def drill_report(record: Record) -> RenderableType:
     if state := facts.get("state"):
         left = [one for one in state["differences"] if one["explained"] is None]
         promises.add_row("as before", f"{len(left)} differences", "0", _colour(state["verdict"]))
-        lines += [f"[red]left behind: {one['what']}: {one['before']} → {one['after']}[/red]" for one in left]
+        behind = [escape(f"left behind: {one['what']}: {one['before']} → {one['after']}") for one in left]
+        lines += [f"[red]{line}[/red]" for line in behind]
     steps = [f"{name.replace('_', ' ')} after {step['seconds']:.1f} s" for name, step in facts["recovery"].items()]
     lines += [*_brought_back(facts), felt, promises, f"[dim]{'; '.join(steps)}[/dim]"]
     if phases := facts["recovery"].get("failed_over", {}).get("phases"):
         told = ", ".join(f"{name} {phases[name]:.1f} s" for name in ("detection", "decision", "activation", "shift"))
         lines.append(f"[dim]failover: {told}; of these Airflow's {phases['airflow']:.1f} s[/dim]")
     if facts.get("problem"):
-        lines.append(f"[red]{facts['problem']}[/red]")
+        lines.append(f"[red]{escape(facts['problem'])}[/red]")
     lines.append(f"Verdict: {_colour(facts['verdict'])}    evidence {record.seq}: ninelives evidence show {record.seq}")
     return Group(*lines)
 
@@ -243,21 +252,29 @@ def _checked(facts: Mapping[str, Any]) -> tuple[str, str]:
 
 def _brought_back(facts: Mapping[str, Any]) -> list[str]:
     """What is wrong with what came back. Of a drill from the vault also what becomes of each run and what is not there;
-    of a faulty accelerator what was found and drained.
+    of a faulty accelerator what was found and drained, of an experiment what failed.
     """
     from rich.markup import escape
 
     check = facts.get("check") or {}
     restored = check.get("restored") or {}
-    return [
-        *(f"[red]{problem}[/red]" for problem in (*check.get("problems", ()), check.get("late")) if problem),
+    wrong = [*(one for one in (*check.get("problems", ()), check.get("late")) if one), *_of_experiment(facts)]
+    found = [
         *(f"run {one['run']} of {one['dag']} {one['fate']}: {one['why']}" for one in restored.get("runs", ())),
         *([f"records of evidence lost: {restored['records_lost']}"] if "records_lost" in restored else []),
         *(f"not in the vault: {one}" for one in restored.get("lacking", ())),
-        *(
-            escape(f"{check['machine']}: {one}")
-            for one in ((*check["found"], *check["done"]) if "machine" in check else ())
-        ),
+        *(f"{check['machine']}: {one}" for one in ((*check["found"], *check["done"]) if "machine" in check else ())),
+    ]
+    return [*(f"[red]{escape(line)}[/red]" for line in wrong), *map(escape, found)]
+
+
+def _of_experiment(facts: Mapping[str, Any]) -> list[str]:
+    """What of a user's experiment did not go as it says."""
+    experiment = facts.get("experiment") or {}
+    held = experiment.get("hypothesis_held", {})
+    return [
+        *(f"its hypothesis did not hold {when}" for when in held if held[when] is False),
+        *(f"activity {one['name']} failed" for one in experiment.get("activities", ()) if not one["succeeded"]),
     ]
 
 
@@ -307,6 +324,7 @@ def _colour(verdict: str) -> str:
 
 
 def _table(records: list[Record]) -> RenderableType:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, header_style="dim")
@@ -318,7 +336,7 @@ def _table(records: list[Record]) -> RenderableType:
         table.add_row(
             str(record.seq),
             f"{record.at:%Y-%m-%d %H:%M:%S}",
-            record.subject,
+            escape(record.subject),
             facts["outcome"],
             _rto(impact) if impact else "",
             _seconds(facts["rpo_seconds"]) if impact else "",
@@ -333,13 +351,12 @@ def _ledger_records(limit: int | None) -> list[Record]:
     return ConnectedEstate.of_home(Home.from_environment()).ledger().records(kind="drill", limit=limit)
 
 
-def _dry_run(systems: ConnectedEstate, scenario: str, service: str, site: str, as_json: bool) -> ExitCode:
+def _dry_run(systems: ConnectedEstate, scenario: str, service: str, lost: str, as_json: bool) -> ExitCode:
     """Preflight without Airflow: what would happen, and every reason against it."""
-    from ninelives.drills.preflight import check_preflight, resolve_site
+    from ninelives.drills.preflight import check_preflight
     from ninelives.drills.scenario import Drill
     from ninelives.drills.scenarios import find_scenario
 
-    lost = resolve_site(systems.estate, systems.gateway().state(), service, site, scenario)
     preflight = check_preflight(systems, Drill("dry-run", scenario, service, lost))
     document = {
         "scenario": scenario,

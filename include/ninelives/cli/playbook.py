@@ -44,7 +44,7 @@ def check(
 ) -> None:
     """Whether the kept playbook is still right. Exit code 3 where it is stale, or none is kept."""
     systems = connected()
-    names = [service] if service else list(systems.estate.service_by_name)
+    names = [service] if service is not None else list(systems.estate.service_by_name)
     found = [_made(systems, name) for name in names]
     document = [{"service": one.service, "stale": one.stale, "differences": one.differences} for one in found]
 

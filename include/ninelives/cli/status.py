@@ -91,6 +91,7 @@ def find_status(systems: ConnectedEstate) -> dict[str, Any]:
 
 def _report(document: dict[str, Any]) -> RenderableType:
     from rich.console import Group
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -109,14 +110,14 @@ def _report(document: dict[str, Any]) -> RenderableType:
             service["mode"],
             ", ".join(service["active"]) or "nowhere",
             f"[{'green' if service['well'] else 'red'}]{share}[/]",
-            "; ".join(standbys),
+            escape("; ".join(standbys)),
         )
     lines: list[Any] = [table, *(_readiness(service) for service in document["services"])]
     if document["frozen"]:
         lines.append(Text(document["frozen"], style="yellow"))
     lines += [f"[yellow]{site} is closed until it passes the gate again[/]" for site in document["closed_sites"]]
     lines += [
-        f"[yellow]{fault['scenario']} of {fault['site'] or fault['service']} is in progress[/]"
+        Text(f"{fault['scenario']} of {fault['site'] or fault['service']} is in progress", style="yellow")
         for fault in document["faults"]
     ]
     if document["last_drill"]:

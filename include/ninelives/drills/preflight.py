@@ -37,7 +37,7 @@ def resolve_site(estate: Estate, state: GatewayState, service_name: str, site: s
     """``active`` means the site that serves now: for an active-active service its first open one. Nothing means the one
     that the scenario usually strikes. Empty for a scenario that is not about one site.
 
-    :raises Refused: the estate knows no such scenario, service or site
+    :raises Refused: the estate knows no such scenario, service or site, or the scenario is not about one
     """
     chosen, service = find_scenario(scenario), estate.service_by_name.get(service_name)
     if service is None:
@@ -45,6 +45,8 @@ def resolve_site(estate: Estate, state: GatewayState, service_name: str, site: s
     if chosen.name is ScenarioName.EXPERIMENT:
         return site  # which one
     if not chosen.name.at_a_site:
+        if site:
+            raise Refused("drill", [f"{scenario} is not about one site: leave the site out, not {site!r}"])
         return ""
     if site == "active":
         return state.active[service.name][0]

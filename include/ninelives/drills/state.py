@@ -110,8 +110,8 @@ def _gateway(systems: Systems) -> State:
     state = gateway.state()
     healthy = {
         f"{service} at {site}": gateway.healthy_sites(service).get(site, 0)
-        for service, sites in state.active.items()
-        for site in sites
+        for service in systems.estate.service_by_name
+        for site in state.active[service]
     }
     return {
         "active": {service: list(sites) for service, sites in state.active.items()},

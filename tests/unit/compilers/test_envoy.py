@@ -8,6 +8,7 @@ import pytest
 from support.models import estate_of_two_sites
 from support.processes import program
 
+from ninelives.adapters.envoy import EnvoyGateway
 from ninelives.compilers.envoy import CLUSTERS, LISTENERS, ROUTES, compile_gateway, serving_sites, version_of
 from ninelives.estate import Estate
 from ninelives.ports import GatewayState
@@ -118,6 +119,15 @@ def test_envoy_itself_accepts_what_is_compiled(tmp_path: Path, demo: bool) -> No
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert checked.returncode == 0, checked.stderr[-2000:]
+
+
+def test_a_service_that_was_declared_since_the_last_compile_is_where_it_is_declared_to_begin(tmp_path: Path) -> None:
+    """Whoever adds a service to the file must not keep the others from being moved until it is compiled."""
+    endpoints = {site: [f"{host}:{port}" for host, port in found] for site, found in ENDPOINTS.items()}
+    nowhere = ("127.0.0.1:9", "http://127.0.0.1:9")
+    EnvoyGateway(tmp_path, estate_of_two_sites(without="alpha"), endpoints, *nowhere).initialise()
+    found = EnvoyGateway(tmp_path, estate_of_two_sites(), endpoints, *nowhere).state()
+    assert found.active == {"alpha": ("paris",), "beta": ("paris", "dublin"), "gamma": ("paris", "dublin")}
 
 
 def untyped(document: Mapping[str, Any]) -> dict[str, Any]:
