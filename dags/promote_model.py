@@ -38,7 +38,7 @@ with DAG(
     params={
         # Without defaults: Airflow asks for both, and refuses a request without them before there is a run.
         "service": Param(type="string", minLength=1, description="Whose model."),
-        "version": Param(type="string", pattern=r"^[1-9][0-9]*$", description="The version, as it was staged."),
+        "version": Param(type="string", pattern=r"^[1-9][0-9]{0,17}$", description="The version, as it was staged."),
         "again": Param(False, type="boolean", description="Although this version was rolled back before."),
     },
 ):

@@ -12,6 +12,7 @@ from support.promotion import Memory
 
 from ninelives.errors import Refused
 from ninelives.estate import Approval
+from ninelives.ports import Connection
 from ninelives.releases import promotion
 from ninelives.releases.canary import Decision
 from ninelives.releases.journal import Entry, read
@@ -34,7 +35,8 @@ def systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def context(**more: Any) -> Any:
     run = SimpleNamespace(triggering_user_name="ada", run_type="manual")
-    return {"run_id": "run-1", "dag_run": run, "ti": SimpleNamespace(try_number=1), **more}
+    ti = SimpleNamespace(try_number=1, dag_id="promote_model", get_task_states=lambda **_: {})
+    return {"run_id": "run-1", "dag_run": run, "ti": ti, **more}
 
 
 def begun(systems: Any) -> dict[str, Any]:
@@ -83,9 +85,19 @@ def test_a_run_that_somebody_ended_half_way_leaves_nothing_divided(systems: Any)
     with pytest.raises(Refused, match="is rolled back"):
         step(systems, plan, "check_interface")
     ends = JudgePromotionOperator(task_id="judge_promotion", recorded=result)
-    states = SimpleNamespace(dag_id="promote_model", get_task_states=lambda **_: {})
     with pytest.raises(AirflowFailException, match="did not come in"):
-        ends.act(systems, context(ti=states))
+        ends.act(systems, context())
+
+
+def test_a_version_that_was_rejected_goes_back_although_airflow_does_not_say_by_whom(systems: Any) -> None:
+    plan = begun(systems)
+    closed = Connection("ninelives_airflow_api", "127.0.0.1", 1)  # nothing listens there
+    systems.connections = SimpleNamespace(get=lambda _: closed)
+    states = {"approve_promotion": "success", "warm_up": "skipped"}
+    ti = SimpleNamespace(dag_id="promote_model", get_task_states=lambda **_: {"run-1": states})
+    given = context(ti=ti, dag=SimpleNamespace(dag_id="promote_model"))
+    result = RecordPromotionOperator(task_id="record_promotion", plan=plan).act(systems, given)
+    assert (result["outcome"], result["why"]) == ("rolled back", "an approver rejected it")
 
 
 def test_a_version_that_took_over_is_recorded_as_promoted_however_often(

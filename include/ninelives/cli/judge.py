@@ -89,6 +89,8 @@ def label(
 
     systems = connected()
     check_name("service", service, systems.estate.service_by_name)
+    if not batch.strip():
+        raise typer.BadParameter("a batch without a name would be counted once and never again")
     try:
         labels = read_batch(source)
     except EstateError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,16 @@ app.command()(judge.judge)
 app.command()(judge.sample)
 app.command()(judge.label)
 
-Version = Annotated[str, typer.Option("--version", help="The model's version in the registry.")]
+
+def _version(text: str) -> str:
+    from ninelives.releases.publish import VERSION
+
+    if not re.fullmatch(VERSION, text):
+        raise typer.BadParameter(f"{text[:40]!r} is none: a version is a number of the registry, from 1")
+    return text
+
+
+Version = Annotated[str, typer.Option("--version", callback=_version, help="The model's version in the registry.")]
 
 
 @app.command()
@@ -252,7 +262,10 @@ def _instant(text: str) -> datetime:
         found = datetime.fromisoformat(text)
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no time; like 14:03 or 2026-11-26T14:03Z") from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    if found > datetime.now(UTC):
+        raise typer.BadParameter(f"{found:%Y-%m-%d %H:%M} UTC has not come yet; name a day, like 2026-11-26T14:03Z")
+    return found
 
 
 def _in_airflow(

@@ -10,6 +10,7 @@ what was done and goes on from there, on the way back if that had begun.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from ninelives.releases.journal import Entry, Outcome, Plan, of_run, read, write
 from ninelives.releases.labels import labels_since
 from ninelives.releases.publish import (
     BUCKET,
+    VERSION,
     Release,
     publish,
     read_candidate,
@@ -84,6 +86,8 @@ def begin(systems: Systems, service_name: str, version: str, *, by: str, again: 
     journals = read(ledger, service.name)
     same = [one for one in journals if one.plan.new == version]
     what = f"promote {service.name} to version {version}"
+    if not re.fullmatch(VERSION, version):
+        raise Refused(what, ["a version is a number of the registry, from 1"])
     if open_runs := [one for one in journals if one.open and one.plan.new != version]:
         raise Refused(what, [f"the promotion to version {open_runs[0].plan.new} is not over; roll it back first"])
     if same and (same[-1].outcome is not Outcome.ROLLED_BACK or same[-1].open or not again):
@@ -98,7 +102,7 @@ def begin(systems: Systems, service_name: str, version: str, *, by: str, again: 
     current = read_release(systems.store(service.sites[0]), service.model)
     if current is None:
         raise Refused(what, [f"{service.sites[0]} serves no release of {service.model} that could be the way back"])
-    if not version.isdecimal() or int(version) <= int(current.version):
+    if int(version) <= int(current.version):
         raise Refused(what, [f"version {current.version} serves, and only a newer one can be promoted"])
     run = f"promote-{service.name}-{version}" + (f"-{len(same) + 1}" if same else "")
     plan = Plan(run, service.name, service.model, current.version, version, by, datetime.now(UTC).isoformat())

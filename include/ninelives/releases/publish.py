@@ -27,6 +27,9 @@ BUCKET = "models"
 TOLERANCE = 0.001
 """Of golden answers, as ``answers_match`` means it: far above what float32 costs, far below what users would notice."""
 
+VERSION = "[1-9][0-9]{0,17}"
+"""Of a model: a number, as the registry counts them."""
+
 Value = bool | int | float | str
 
 
@@ -45,7 +48,7 @@ class Release(_Frozen):
     """One version of a model as sites serve it: the content of ``release.json``. ``size`` in bytes."""
 
     model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
-    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$")]
+    version: Annotated[str, Field(pattern=f"^{VERSION}$")]
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
     object: str
     size: Annotated[int, Field(gt=0)]

@@ -18,6 +18,7 @@ from ninelives.releases.publish import (
     golden_answers,
     object_key,
     read_candidate,
+    read_release,
     signature_key,
     stage,
 )
@@ -27,7 +28,7 @@ from ninelives.releases.scan import scan
 def stage_file(systems: Systems, service_name: str, version: str, onnx: bytes, *, data_version: str) -> Release:
     """Stage ``onnx`` at the service's first site as that version; the same file again is the same release.
 
-    :raises Refused: the file is nothing that may be loaded, or another one is staged under the version
+    :raises Refused: the file is nothing that may be loaded, or another one is staged or serves under the version
     :raises Corrupted: it does not answer the service's golden requests
     """
     service = service_of(systems, service_name)
@@ -35,6 +36,9 @@ def stage_file(systems: Systems, service_name: str, version: str, onnx: bytes, *
     if reasons := scan(onnx):
         raise Refused(what, reasons)
     store = systems.store(service.sites[0])
+    serving = read_release(store, service.model)
+    if serving and serving.version == version and serving.digest != digest_of(onnx):
+        raise Refused(what, [f"version {version} serves, and is another file ({serving.digest}); take a new number"])
     there = read_candidate(store, service.model, version)
     release = there if there and there.digest == digest_of(onnx) else _release(service, version, onnx, data_version)
     stage(store, release, onnx)

@@ -12,7 +12,7 @@ from ninelives_airflow.hooks.estate import EstateHook
 from ninelives_airflow.links import EvidenceLink, ReportLink
 from ninelives_airflow.operators.approval import FourEyesOperator, approved_by, approvers
 from ninelives_airflow.operators.base import EstateOperator, PlannedOperator, VerdictOperator
-from ninelives_airflow.operators.drill import state_of
+from ninelives_airflow.operators.release import rejected, rejected_by
 from ninelives_airflow.triggers.experiment import ExperimentTrigger
 
 if TYPE_CHECKING:
@@ -132,8 +132,9 @@ class RecordExperimentOperator(ExperimentOperator):
         if self.plan is None:
             raise AirflowSkipException("Nothing was begun: begin_experiment says why.")
         plan = self.experiment
-        why = f"the run {context['run_id']} ended before the experiment did"
-        record = end(systems, plan, Ending(Verdict.STOP, (why,)), by=plan.by)
+        who = rejected_by(systems, context, "approve_experiment")
+        why = f"{who} rejected it" if who else f"the run {context['run_id']} ended before the experiment did"
+        record = end(systems, plan, Ending(Verdict.STOP, (why,)), by=who or plan.by)
         facts = record.facts
         self.reported = record.seq if "key" in facts.get("report", {}) else None
         return {"verdict": facts["verdict"], "reasons": facts["reasons"], "evidence": record.seq}
@@ -143,7 +144,7 @@ class JudgeExperimentOperator(VerdictOperator):
     """Fail the run where the experiment was stopped; whatever the target said is an answer."""
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        if (state_of(context, "approve_experiment"), state_of(context, "warm_up")) == ("success", "skipped"):
+        if rejected(context, "approve_experiment"):
             raise AirflowSkipException("The experiment was not approved.")
         if self.recorded is None:
             raise AirflowFailException("The experiment left no evidence; the tasks before this one say why.")

@@ -92,6 +92,29 @@ class ApprovePromotionOperator(FourEyesOperator):
         return approval_of(estate, self.plan["service"])
 
 
+def rejected(context: Context, asked: str) -> bool:
+    """Whether the run ended by an approver's no, on which Airflow leaves out what follows the question.
+
+    :param asked: the task that asked
+    """
+    return (state_of(context, asked), state_of(context, "warm_up")) == ("success", "skipped")
+
+
+def rejected_by(systems: EstateHook, context: Context, asked: str) -> str | None:
+    """Who said no, as Airflow's record of the answer has it; ``None`` where the run did not end by that."""
+    from ninelives.adapters.airflow_api import AirflowApi
+    from ninelives.errors import Unavailable
+
+    if not rejected(context, asked):
+        return None
+    api = AirflowApi.from_connection(systems.connections.get("ninelives_airflow_api"))
+    try:
+        decision = api.human_decision(context["dag"].dag_id, context["run_id"], asked)
+    except Unavailable:  # what must be put back does not wait for a name
+        decision = None
+    return (decision and decision.responded_by) or "an approver"
+
+
 class RecordPromotionOperator(PromotionOperator):
     """Say that the version is in, or bring all requests back to the old one, whatever happened."""
 
@@ -107,8 +130,9 @@ class RecordPromotionOperator(PromotionOperator):
             record = conclude(systems, plan)
         else:
             last = journal.done[-1] if journal.done else "the beginning"
-            why = f"the run {context['run_id']} did not get beyond {last}"
-            record = roll_back(systems, plan, by=plan.by, reasons=[why])
+            who = rejected_by(systems, context, "approve_promotion")
+            why = f"{who} rejected it" if who else f"the run {context['run_id']} did not get beyond {last}"
+            record = roll_back(systems, plan, by=who or plan.by, reasons=[why])
         return {"outcome": record.facts["outcome"], "why": record.facts["why"], "evidence": record.seq}
 
 
@@ -116,7 +140,7 @@ class JudgePromotionOperator(VerdictOperator):
     """Fail the run unless the new version is in service."""
 
     def act(self, systems: EstateHook, context: Context) -> dict[str, Any]:
-        if (state_of(context, "approve_promotion"), state_of(context, "warm_up")) == ("success", "skipped"):
+        if rejected(context, "approve_promotion"):
             raise AirflowSkipException("The promotion was not approved.")
         if self.recorded is None:
             raise AirflowFailException("The promotion left no evidence; the tasks before this one say why.")

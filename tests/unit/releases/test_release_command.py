@@ -22,6 +22,8 @@ from ninelives.releases.canary import Decision
 from ninelives.releases.labels import labels_since
 from ninelives.releases.publish import read_candidate
 
+NO_VERSIONS = ["", "0", "007", "2 ", "2\n", "latest", "../2", "\u0663", "9" * 5000]
+
 
 @pytest.fixture
 def systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Memory:
@@ -135,6 +137,9 @@ def test_a_file_is_staged_with_the_answers_that_it_gives_and_a_pickle_is_not(sys
     assert found
     assert found.golden[0].outputs["total"] == (5.5,)
     assert call("stage", "alpha", "--version", "3", "--onnx", str(file), "--json") == (0, staged)
+    for taken in ("1", "2"):  # serves, and is staged already
+        assert call("stage", "alpha", "--version", taken, "--onnx", str(file))[0] == 1
+    assert read_candidate(systems.store("paris"), "alpha", "1") is None  # type: ignore[arg-type]
     file.write_bytes(b"\x80\x04.")
     assert call("stage", "alpha", "--version", "4", "--onnx", str(file))[0] == 1
 
@@ -145,12 +150,16 @@ def test_a_file_is_staged_with_the_answers_that_it_gives_and_a_pickle_is_not(sys
         ("status", "nobody"),
         ("history", "alpha", "--at", "tea time"),
         ("rollback", "alpha"),
+        ("history", "alpha", "--at", "2999-12-31T14:03Z"),
         ("promote", "alpha"),
+        *(("promote", "alpha", "--here", "--version", wrong) for wrong in NO_VERSIONS),
+        *(("stage", "alpha", "--onnx", __file__, "--version", wrong) for wrong in NO_VERSIONS),
         ("stage", "alpha", "--version", "9", "--onnx", "missing.onnx"),
     ],
 )
 def test_wrong_usage_exits_with_2(systems: Memory, arguments: tuple[str, ...]) -> None:
     assert call(*arguments)[0] == 2
+    assert systems.ledger().records(limit=1) == []
 
 
 def test_labels_are_counted_once_and_only_where_the_estate_waits_for_them(
@@ -171,6 +180,7 @@ def test_labels_are_counted_once_and_only_where_the_estate_waits_for_them(
     (labels,) = labels_since(waiting.ledger(), "alpha", since)
     assert (labels.right, labels.wrong) == ({"1": 90, "2": 9}, {"1": 10, "2": 1})
     assert label(waiting, good.replace("90", "91"), "14h")[0] == 1, "other counts under the same name"
+    assert label(waiting, good, " ")[0] == 2
     for wrong in ("{", "[]", good.replace("10", "-1"), good.replace('"2"', '"1"')):
         assert label(waiting, wrong, "15h")[0] == 2
     assert label(Memory(tmp_path / "other"), good, "14h")[0] == 1, "its estate does not say that labels come"
