@@ -18,8 +18,12 @@ _TYPE = re.compile(rf"(?:{_PLAIN}|decimal\(([0-9]{{1,2}}), ([0-9]{{1,2}})\)|list
 _NUMBER = re.compile(r"u?int|float|decimal")
 
 
+def is_field_name(name: str) -> bool:
+    return _FIELD_NAME.fullmatch(name) is not None
+
+
 def _field_name(value: Any) -> Any:
-    if isinstance(value, str) and not _FIELD_NAME.fullmatch(value):
+    if isinstance(value, str) and not is_field_name(value):
         raise ValueError(
             f"{shown(value)} is not a field's name; write letters, digits and underscores, no digit first, at most 64"
         )

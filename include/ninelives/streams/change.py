@@ -14,15 +14,18 @@ from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.types as pt
 import rfc8785
 
-from ninelives.estate.streams import FieldName, Stream, StreamField
+from ninelives.estate.streams import FieldName, Stream, StreamField, is_field_name
 from ninelives.streams.types import Standing, arrow_type, plain_type, standing, type_name, wider
 
 UNIT = b"unit"
 """Key of a field's Arrow metadata that names its unit of measurement."""
 _ALIKE = 0.6
 """From this similarity on (``difflib``, 0 to 1) a field that is missing is taken for one that is new."""
+_SHOWN = 80
+"""Letters of a name or a type that arrived; a reason is read by people, and kept in the ledger."""
 
 
 class Kind(StrEnum):
@@ -36,6 +39,7 @@ class Kind(StrEnum):
     UNIT = "unit changed"
     REQUIRED = "added and never null"
     UNDECLARABLE = "of a type that no contract can declare"
+    UNNAMEABLE = "of a name that no contract can declare"
     VALUES = "value not allowed"
     RANGE = "out of range"
     NULL = "null"
@@ -142,26 +146,30 @@ def _renamed(
 
 def _addition(name: str, field: pa.Field) -> Change:
     declared = type_name(field.type)
+    if not is_field_name(name):
+        return Change(name[:_SHOWN], Kind.UNNAMEABLE)
     if declared is None:
-        return Change(name, Kind.UNDECLARABLE, found=str(field.type))
+        return Change(name, Kind.UNDECLARABLE, found=str(field.type)[:_SHOWN])
     return Change(name, Kind.ADDED if field.nullable else Kind.REQUIRED, found=declared)
 
 
 def _difference(declared: StreamField, field: pa.Field, unit: str | None) -> Iterator[Change]:
     if (field.metadata or {}).get(UNIT):
         unit = field.metadata[UNIT].decode("utf-8", "replace")
-    if declared.unit is not None and unit is not None and unit != declared.unit:
-        if unit in declared.convert:
-            return  # the type may have changed with the unit, and conversion takes it back
-        yield Change(declared.name, Kind.UNIT, declared.unit, unit)
     found = plain_type(field.type)
-    names = (declared.type, type_name(found) or str(found))
+    if declared.unit is not None and unit is not None and unit != declared.unit:
+        if unit in declared.convert and (pt.is_integer(found) or pt.is_floating(found) or pt.is_decimal(found)):
+            return  # the type may have changed with the unit, and conversion takes it back
+        if unit not in declared.convert:
+            yield Change(declared.name, Kind.UNIT, declared.unit, unit[:_SHOWN])
+    named = type_name(found)
+    names = (declared.type, named or str(found)[:_SHOWN])
     match standing(arrow_type(declared.type), found):
-        case Standing.WIDER:
+        case Standing.WIDER if named:
             yield Change(declared.name, Kind.WIDENED, *names)
         case Standing.NARROWER:
             yield Change(declared.name, Kind.NARROWED, *names)
-        case Standing.OTHER:
+        case Standing.OTHER | Standing.WIDER:  # of a wider one without a name no contract could be proposed
             yield Change(declared.name, Kind.RETYPED, *names)
 
 

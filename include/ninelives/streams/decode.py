@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -215,10 +216,23 @@ class _Telling:
 
 
 def _record(data: bytes) -> dict[str, Any]:
-    record = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+    record = json.loads(
+        data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_Fraction
+    )
     if not isinstance(record, dict):
         raise ValueError("it is not an object")
+    if rb"\ud" in data.lower():
+        json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     return record
+
+
+class _Fraction(float):
+    """With the digits that it was written with, of which a decimal may hold more than a float."""
+
+    def __init__(self, digits: str) -> None:
+        if not math.isfinite(self):
+            raise ValueError(f"{digits[:30]} is beyond every number here")
+        self.digits = digits
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -279,7 +293,7 @@ def _as_declared(value: Any, declared: pa.DataType) -> Any:
         case int() if pt.is_floating(declared):
             return float(value) if abs(value) <= 2 ** (24 if declared == pa.float32() else 53) else None
         case float() if pt.is_floating(declared):
-            return value
+            return value if abs(value) <= _FLOAT32_MAX or declared == pa.float64() else None
         case int() | float() | str() if pt.is_decimal(declared):
             return _as_decimal(value, declared)
         case str():
@@ -291,6 +305,11 @@ def _as_declared(value: Any, declared: pa.DataType) -> Any:
     return None
 
 
+_FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+_NANOSECONDS = (1678, 2261)
+"""Years that fit whole into 64 bits of nanoseconds from 1970."""
+
+
 def _fits_integer(value: int, integer: pa.DataType) -> bool:
     """Whether a whole number is a value of an integer type."""
     signed = pt.is_signed_integer(integer)
@@ -300,7 +319,7 @@ def _fits_integer(value: int, integer: pa.DataType) -> bool:
 
 def _as_decimal(value: int | float | str, declared: pa.DataType) -> Decimal | None:
     try:
-        number = Decimal(str(value))
+        number = Decimal(value.digits if isinstance(value, _Fraction) else str(value))
         exact = number.quantize(Decimal(1).scaleb(-declared.scale))
     except InvalidOperation:
         return None
@@ -322,7 +341,9 @@ def _as_text(value: str, declared: pa.DataType) -> Any:
                 return None
             if instant.microsecond % {"s": 1_000_000, "ms": 1000}.get(declared.unit, 1):
                 return None  # finer than what was declared
+            if declared.unit == "ns" and not _NANOSECONDS[0] <= instant.year <= _NANOSECONDS[1]:
+                return None
             return instant.astimezone(UTC) if declared.tz else instant
-    except (ValueError, binascii.Error, pa.ArrowInvalid):
+    except (ValueError, OverflowError, binascii.Error, pa.ArrowInvalid):
         return None
     return None

@@ -168,8 +168,11 @@ def _convert(column: pa.ChunkedArray, factor: float, arrow: pa.DataType) -> tupl
         signed = pt.is_signed_integer(arrow)
         high = 2.0 ** (arrow.bit_width - signed)
         holds = pc.and_(pc.greater_equal(values, -high if signed else 0.0), pc.less(values, high))
+    elif pt.is_decimal(arrow):
+        values = pc.round(values, ndigits=arrow.scale, round_mode="half_to_even")
+        holds = pc.less(pc.abs(values), 10.0 ** (arrow.precision - arrow.scale))
     else:
-        holds = pc.is_finite(values)
+        holds = pc.less_equal(pc.abs(values), float(np.finfo(arrow.to_pandas_dtype()).max))
     spoilt = _mask(pc.invert(holds))
     values = pc.if_else(pa.array(spoilt), None, values)
     return values.cast(arrow, safe=not pt.is_decimal(arrow)), spoilt

@@ -45,6 +45,7 @@ def replaced(name: str, field: pa.Field) -> pa.Schema:
         (replaced("distance", pa.field("distance", pa.int32(), metadata={"unit": "km"})), Kind.UNIT),
         (SCHEMA.append(pa.field("gate", pa.string(), nullable=False)), Kind.REQUIRED),
         (SCHEMA.append(pa.field("gate", pa.struct([("a", pa.int8())]))), Kind.UNDECLARABLE),
+        (SCHEMA.append(pa.field("größe", pa.int8())), Kind.UNNAMEABLE),
         (SCHEMA.append(SCHEMA.field("delay")), Kind.RETYPED),
     ],
     ids=lambda value: value.value if isinstance(value, Kind) else "",
@@ -53,6 +54,12 @@ def test_each_kind_of_change_is_told(schema: pa.Schema, kind: Kind) -> None:
     (change,) = classify(TRIPS, schema)
     assert change.kind is kind
     assert change.compatible is (kind in (Kind.ADDED, Kind.WIDENED))
+
+
+def test_a_wider_type_that_no_contract_has_a_word_for_is_another() -> None:
+    fares = stream(change={"fare": {"type": "decimal(6, 2)"}})
+    (change,) = classify(fares, declared_schema(fares).set(5, pa.field("fare", pa.decimal256(60, 2))))
+    assert change.kind is Kind.RETYPED
 
 
 def test_the_declared_schema_and_other_ways_to_store_it_are_no_change() -> None:

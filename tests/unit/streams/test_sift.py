@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +36,12 @@ BROKEN: dict[str, bytes] = {
     "empty": b"",
     "deep": b"[" * 100_000,
     "not finite": line(1).replace(b'"delay": 0.25', b'"delay": NaN'),
+    "beyond every number": line(1).replace(b'"delay": 0.25', b'"delay": 1e999'),
+    "half a letter": line(1).replace(b'"AA"', rb'"\ud800"'),
+    "half a letter in a name": line(1, new=1).replace(b'"new"', rb'"\uDfff"'),
+    "no contract can name": line(1, größe=1),
+    "no field's name": line(1, **{"a b": 1}),
+    "after the last year": line(1, at="9999-12-31T23:59:59-14:00"),
 }
 
 
@@ -145,6 +152,24 @@ def test_json_messages_say_their_units_in_headers() -> None:
     assert again.good["distance"].to_pylist() == [50]
 
 
+@pytest.mark.parametrize(
+    ("type_", "value", "landed"),
+    [
+        ("decimal(4, 2)", 10, Decimal("16.09")),
+        ("decimal(4, 2)", 99999999, None),
+        ("decimal(4, 2)", "12", None),
+        ("float32", 3e38, None),
+        ("float64", True, None),
+        ("float64", "far", None),
+    ],
+)
+def test_what_conversion_would_spoil_or_is_no_number_waits(type_: str, value: Any, landed: Any) -> None:
+    one = stream(change={"far": {"type": type_, "unit": "km", "convert": {"mi": 1.609344}}})
+    sifted = sift(one, [Raw(0, line(1, far=value), {"far": "mi"})])
+    assert sifted.good["far"].to_pylist() == ([] if landed is None else [landed])
+    assert sifted.quarantined == (landed is None)
+
+
 def test_a_field_declared_since_is_not_missed_in_older_records_but_one_that_was_missed_is() -> None:
     sifted = sift(JSON, [Raw(0, line(0, carrier="ZZ")), Raw(1, line(1, distance=...))])
     assert sifted.quarantined == 2
@@ -194,6 +219,50 @@ LINES = st.one_of(
 
 def everything(sifted: Sifted) -> list[int]:
     return sorted([*sifted.rows, *(row for entry in sifted.entries for row in entry.rows)])
+
+
+KINDS = ["bool", "int8", "uint64", "float32", "float64", "string", "binary", "date", "decimal(6, 2)", "timestamp[s]",
+         "timestamp[ns, UTC]", "list<int8>", "list<timestamp[ns]>", "list<float32>"]  # fmt: skip
+WIDE = stream(
+    keys=["id"],
+    absent_is_null=True,
+    fields=[{"name": "id", "type": "int64"}]
+    + [{"name": f"f{number}", "type": kind, "nullable": True} for number, kind in enumerate(KINDS)]
+    + [
+        {"name": f"u{number}", "type": kind, "nullable": True, "unit": "km", "convert": {"mi": 1.609344}}
+        for number, kind in enumerate(("int8", "decimal(4, 2)", "float32", "float64"))
+    ],
+)
+ODD = VALUES | st.sampled_from(
+    ["9999-01-01T00:00:00Z", "0001-01-01T00:00:00", "0001-01-01T00:00:00+14:00", "AAEC", "12.5", "1e40", "\ud83d", 1e39,
+     ["9999-01-01T00:00:00"], [1e39], [300], [None], [[1]], 99999999]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=5000)
+@given(name=st.sampled_from([field.name for field in WIDE.fields[1:]]), value=ODD, in_miles=st.booleans())
+def test_no_value_in_any_field_stops_the_stream(name: str, value: Any, in_miles: bool) -> None:
+    said = dict.fromkeys(WIDE.field_by_name, "mi") if in_miles else {}
+    raws = [Raw(0, json.dumps({"id": 0, name: value}).encode(), said), Raw(1, b'{"id": 1}', said)]
+    sifted = sift(WIDE, raws)
+    assert everything(sifted) == [0, 1]
+    assert 1 in sifted.rows, "the good part flows"
+
+
+@pytest.mark.parametrize(
+    ("declared", "written", "landed"),
+    [
+        ("decimal(20, 4)", "9007199254740993.1234", Decimal("9007199254740993.1234")),
+        ("decimal(20, 4)", "1e2", Decimal("100.0000")),
+        ("float32", "0.5", 0.5),
+        ("float32", "1e39", 1e39),  # a wider type, not infinity
+        ("int64", "3.0", 3),
+    ],
+)
+def test_a_number_is_landed_as_it_was_written(declared: str, written: str, landed: Any) -> None:
+    one = stream(change={"n": {"type": declared}})
+    sifted = sift(one, [Raw(0, line(1)[:-1] + f', "n": {written}}}'.encode())])
+    assert sifted.good["n"].to_pylist() == [landed]
 
 
 @settings(max_examples=150, deadline=5000)
