@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+
+def _console(*, stderr: bool = False) -> Console:
+    """A pipe or a log has no width: rich takes 80 columns and cuts names off, which nobody can then use."""
+    wide = None if (sys.stderr if stderr else sys.stdout).isatty() or "COLUMNS" in os.environ else 200
+    return Console(stderr=stderr, highlight=False, width=wide)
+
+
+console = _console()
+errors = _console(stderr=True)
 
 As = Annotated[
     str, typer.Option("--as", metavar="USER", help="Start it in Airflow as this person, whose password is asked for.")
@@ -33,4 +43,8 @@ def emit(data: Any, *, as_json: bool, text: Callable[[], object]) -> None:
     elif isinstance(found := text(), str):
         typer.echo(found)  # rich would take [brackets] for its own and break long lines, in a path or YAML too
     else:
+        for table in getattr(found, "renderables", [found]):
+            if isinstance(table, Table):
+                for column in table.columns:
+                    column.overflow = "fold"  # a narrow terminal breaks names and does not cut them off
         console.print(found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ninelives.cli.common import console, errors
+from ninelives.cli.common import console, emit, errors
 from ninelives.errors import NinelivesError, Unavailable
 from ninelives.home import Home
 
@@ -50,7 +50,7 @@ def demo() -> None:
         raise Unavailable(f"the drill {run_id} left no evidence; read its tasks in Airflow")
     console.print()
     console.print("[bold]What users felt[/bold]")
-    console.print(drill.drill_report(record))
+    emit(record, as_json=False, text=lambda: drill.drill_report(record))
     console.print(_next_steps(systems, new_passwords, time.monotonic() - began))
     raise typer.Exit(drill.exit_code(record))
 
