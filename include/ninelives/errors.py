@@ -4,6 +4,7 @@
     ├── EstateError   the estate file is wrong: fix the file
     ├── Refused       a gate or a safety rule said no: read the reasons
     ├── Unavailable   something outside did not answer: try again
+    │   └── NoBucket  a store answered that the bucket is not there
     └── Corrupted     bytes or records are not what they were: stop, call a human
 
 A message says what happened, why, and what to do next.
@@ -58,6 +59,10 @@ class Refused(NinelivesError):
 
 class Unavailable(NinelivesError):
     """Something outside did not answer in time; trying again may help."""
+
+
+class NoBucket(Unavailable):
+    """Nobody has made the bucket yet, or this is another disk than it was."""
 
 
 class Corrupted(NinelivesError):

@@ -151,6 +151,9 @@ def test_a_plan_writes_nothing_and_apply_does_what_it_says_once(sites: Sites) ->
     answer = ("apply", "--no-record", "--decide", f"{question['id']}=dublin")
     assert sites.ninelives(*answer, "--by", "grace")[0] == 2  # she approves, she does not operate
     assert sites.ninelives("apply", "--no-record", "--by", "ada", "--decide", f"{question['id']}=rome")[0] == 1
+    for slip in ("feedbeef00000000=paris", f"{question['id']}=paris"):  # of a question that is none, and twice
+        assert sites.ninelives(*answer, "--by", "ada", "--decide", slip)[0] == 2
+    assert sites.objects("paris")["both"] == b"at paris"
     code, decided = sites.ninelives(*answer, "--by", "ada")
     assert code == 0, decided
     assert decided["results"][0]["decided"][0]["decision"]["by"] == "ada"

@@ -420,8 +420,8 @@ def test_two_stores_and_an_estate_file_are_enough(paris: Site, dublin: Site, tmp
     demo = REPOSITORY / "include" / "estates" / "demo" / "estate.yaml"
     environment = {"NINELIVES_HOME": str(tmp_path / "home"), "NINELIVES_ESTATE": str(demo)}
 
-    def ninelives(*arguments: str) -> tuple[int, str, str]:
-        done = CliRunner().invoke(app, ["replicate", *arguments, "--json"], env=environment)
+    def ninelives(*arguments: str, group: str = "replicate") -> tuple[int, str, str]:
+        done = CliRunner().invoke(app, [group, *arguments, "--json"], env=environment)
         if isinstance(done.exception, NinelivesError):  # main() prints it
             return 1, done.stdout, str(done.exception)
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
@@ -437,6 +437,10 @@ def test_two_stores_and_an_estate_file_are_enough(paris: Site, dublin: Site, tmp
     assert code == 1
     assert "ninelives_ledger is not in" in said
     assert dublin.objects() == {}
+
+    code, out, said = ninelives("plan", group="reconcile")
+    assert (code, json.loads(out)["results"][0]["copied_to_other"]) == (0, 5), said
+    assert not (paris.folder / "models").exists(), "a plan makes not even a bucket"
 
     code, out, said = ninelives("run", "flights")
     assert code == 0, said

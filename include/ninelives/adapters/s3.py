@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any
 from xml.etree import ElementTree
 
-from ninelives.errors import Unavailable
+from ninelives.errors import NoBucket, Unavailable
 from ninelives.ports import Connection, ObjectInfo
 
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
@@ -167,7 +167,7 @@ class S3ObjectStore:
         return ObjectInfo(key=key, size=found["ContentLength"], modified=found["LastModified"].astimezone(UTC))
 
     def list(self, bucket: str, prefix: str = "") -> Iterator[ObjectInfo]:
-        """In key order as the store gives it. A missing bucket is ``Unavailable``: it must not look empty."""
+        """In key order as the store gives it. A missing bucket is ``NoBucket``: it must not look empty."""
         with self._asking(f"list {bucket}/{prefix}"):
             pages = self._client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._prefix + bucket, Prefix=prefix):
@@ -256,7 +256,7 @@ class S3ObjectStore:
             if code in _DENIED:
                 reason = f"it refused the key ({code}); check connection ninelives_{self.site}_store"
             elif code == "NoSuchBucket":
-                reason = "the bucket does not exist"
+                raise NoBucket(f"{self._where} did not {what}: the bucket does not exist") from error
             else:
                 reason = str(error)
             raise Unavailable(f"{self._where} did not {what}: {reason}") from error

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ninelives.cli.common import AsJson, ExitCode, emit, errors
+from ninelives.cli.replicate import Record, recording_wanted
 from ninelives.errors import NinelivesError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import RenderableType
 
     from ninelives.adapters.connected import ConnectedEstate
@@ -52,41 +55,29 @@ def apply(
     ] = None,
     by: Annotated[str, typer.Option(help="Who decides: an operator of the estate.")] = "",
     thorough: Thorough = False,
-    record: Annotated[bool, typer.Option(help="Leave the report in the ledger.")] = True,
+    record: Record = None,
     as_json: AsJson = False,
 ) -> None:
     """Merge what only one side changed, carry out decisions, keep both versions of the rest.
 
     Repeating it changes nothing; killed, run it again. Exit code 3 when a person still has to decide.
     """
-    from ninelives.replication.questions import read_questions
     from ninelives.replication.reconcile import apply_and_record, meet
 
     connected, who = _connected(), by or getpass.getuser()
     decisions = _decisions(connected, decide or [], who)
-    known: set[str] = set()
+    recording = recording_wanted(connected, record)
+    if decisions:
+        _refuse_unasked(connected, _pairs(connected, dataset, site), decisions)
 
     def merge(pair: tuple[str, str, str]) -> dict[str, Any]:
         reconciliation = meet(connected, *pair, decisions=decisions, thorough=thorough)
-        known.update(read_questions(reconciliation.meeting.link.source, pair[0]) if decisions else ())
-        if not record:
-            report = reconciliation.apply().report()
-        else:
-            result, written = apply_and_record(connected, reconciliation, holder=f"{who} at the command line")
-            report = result.report() | {"evidence": written.seq}
-        known.update(question["id"] for question in report["decided"])
-        return report
+        if not recording:
+            return reconciliation.apply().report()
+        result, written = apply_and_record(connected, reconciliation, holder=f"{who} at the command line")
+        return result.report() | {"evidence": written.seq}
 
-    try:
-        _finish(connected, dataset, site, as_json, merge)
-    finally:
-        unknown = sorted(set(decisions) - known)
-        if unknown:
-            errors.print(
-                f"nobody asked {', '.join(unknown)}: `ninelives reconcile plan` shows what is open", style="red"
-            )
-    if unknown:
-        raise typer.Exit(ExitCode.ERROR)
+    _finish(connected, dataset, site, as_json, merge)
 
 
 def _connected() -> ConnectedEstate:
@@ -110,12 +101,30 @@ def _decisions(connected: ConnectedEstate, given: list[str], who: str) -> dict[s
         question, found, choice = one.partition("=")
         if not found:
             raise typer.BadParameter(f"--decide {one}: write ID=CHOICE, as the plan shows them")
+        if question in decisions:
+            raise typer.BadParameter(f"--decide {question} is given twice; a question has one answer")
         decisions[question] = Decision(choice=choice, by=who, at=datetime.now(UTC))
     return decisions
 
 
-def _finish(connected: ConnectedEstate, dataset: str | None, site: str | None, as_json: bool, act: Any) -> None:
-    """Do it for each pair; one that fails does not keep the others behind."""
+def _refuse_unasked(
+    connected: ConnectedEstate, chosen: list[tuple[str, str, str]], decisions: Mapping[str, Decision]
+) -> None:
+    """Before anything is merged: an answer to nothing is a slip of the pen in an answer to something."""
+    from ninelives.replication.questions import read_questions
+    from ninelives.replication.reconcile import meet
+
+    known: set[str] = set()
+    for pair in chosen:
+        met = meet(connected, *pair)
+        known.update(question.id for question in met.plan().questions)
+        for store in met.meeting.stores:
+            known.update(read_questions(store, pair[0]))
+    if unknown := sorted(set(decisions) - known):
+        raise typer.BadParameter(f"nobody asked {', '.join(unknown)}: `ninelives reconcile plan` shows what is open")
+
+
+def _pairs(connected: ConnectedEstate, dataset: str | None, site: str | None) -> list[tuple[str, str, str]]:
     from ninelives.replication.reconcile import pairs
 
     chosen = [
@@ -124,6 +133,12 @@ def _finish(connected: ConnectedEstate, dataset: str | None, site: str | None, a
     if not chosen:
         known = ", ".join(f"{name} at {a} and {b}" for name, a, b in pairs(connected.estate))
         raise typer.BadParameter(f"the estate keeps no such dataset at two such sites; it keeps {known or 'none'}")
+    return chosen
+
+
+def _finish(connected: ConnectedEstate, dataset: str | None, site: str | None, as_json: bool, act: Any) -> None:
+    """Do it for each pair; one that fails does not keep the others behind."""
+    chosen = _pairs(connected, dataset, site)
     reports: list[dict[str, Any]] = []
     failures: list[str] = []
     for pair in chosen:

@@ -70,7 +70,7 @@ def run(
     connected = ConnectedEstate.of_home(Home.from_environment())
     only = _shard(shard)
     links = _links(connected, dataset, source, target)
-    recording = _recording(connected, record)
+    recording = recording_wanted(connected, record)
     results: list[dict[str, Any]] = []
     failures: list[str] = []
     breaches: list[str] = []
@@ -121,7 +121,7 @@ def verify(
     results: list[dict[str, Any]] = []
     failures: list[str] = []
     links = _links(connected, dataset, source, target)
-    recording = _recording(connected, record)
+    recording = recording_wanted(connected, record)
     for one, here, there in links:
         try:
             result = verify_dataset(connected, one.name, here, there, repair=repair, settled=settled)
@@ -162,7 +162,7 @@ def status(
         raise typer.Exit(ExitCode.MISSED)
 
 
-def _recording(connected: ConnectedEstate, wanted: bool | None) -> bool:
+def recording_wanted(connected: ConnectedEstate, wanted: bool | None) -> bool:
     """Whether to leave evidence: two stores and an estate file are enough to copy, but whoever asks for it gets it."""
     if wanted:
         connected.connections.get(LEDGER)

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ninelives.errors import Corrupted
+from ninelives.errors import Corrupted, NoBucket
 from ninelives.ports import ObjectInfo, ObjectStore
 
 BUCKET = "data"
@@ -193,10 +193,21 @@ def scan(
     :raises Unavailable: the store does not answer
     """
     begun = created_at or datetime.now(UTC)
-    listing = [o for o in store.list(bucket, f"{dataset}/" if prefix is None else prefix) if is_data(o.key)]
+    listing = [o for o in listed(store, bucket, f"{dataset}/" if prefix is None else prefix) if is_data(o.key)]
     unchanged, to_hash = sort_listing(listing, known)
     hashed = hash_objects(store, bucket, to_hash)
     return build_manifest(dataset, [*unchanged, *(o for o in hashed.values() if o is not None)], begun)
+
+
+def listed(store: ObjectStore, bucket: str, prefix: str) -> list[ObjectInfo]:
+    """What is below ``prefix``; nothing where nobody has made the bucket yet, for a look that may not make it.
+
+    :raises Unavailable: the store does not answer
+    """
+    try:
+        return list(store.list(bucket, prefix))
+    except NoBucket:
+        return []
 
 
 def is_data(key: str) -> bool:

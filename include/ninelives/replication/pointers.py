@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from ninelives.errors import Corrupted
 from ninelives.ports import ObjectStore
+from ninelives.replication.manifest import listed
 
 BUCKET = "models"
 
@@ -75,7 +76,7 @@ def read_moves(store: ObjectStore, model: str) -> dict[str, Move]:
     :raises Unavailable: the store does not answer
     """
     found: dict[str, Move] = {}
-    for info in store.list(BUCKET, f"{model}/moves/"):
+    for info in listed(store, BUCKET, f"{model}/moves/"):
         data = store.get(BUCKET, info.key)
         if data is None:
             continue

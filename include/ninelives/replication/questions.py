@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from ninelives.errors import Corrupted, Refused
 from ninelives.ports import ObjectStore
-from ninelives.replication.manifest import BUCKET, Sha256
+from ninelives.replication.manifest import BUCKET, Sha256, listed
 
 PREFIX = "_questions/"
 DELETE, KEEP = "delete", "keep"
@@ -103,7 +103,7 @@ def read_questions(store: ObjectStore, dataset: str) -> dict[str, Question]:
     :raises Unavailable: the store does not answer
     """
     found: dict[str, Question] = {}
-    for info in store.list(BUCKET, f"{PREFIX}{dataset}/"):
+    for info in listed(store, BUCKET, f"{PREFIX}{dataset}/"):
         data = store.get(BUCKET, info.key)
         if data is None:
             continue

@@ -28,7 +28,7 @@ from ninelives.estate.model import Deletions, Estate
 from ninelives.estate.residency import refuse_breach
 from ninelives.ports import Ledger, Record, Systems
 from ninelives.replication.acks import JOURNAL, Ack, read_acks
-from ninelives.replication.manifest import BUCKET
+from ninelives.replication.manifest import BUCKET, listed
 from ninelives.replication.questions import Decision, Question
 from ninelives.replication.reconcile_objects import CONFLICTS, Conflict, Meeting, Objects, survey
 from ninelives.replication.reconcile_releases import Release
@@ -277,7 +277,7 @@ class Reconciliation:
         more_healed: Iterable[str] = (),
     ) -> ReconcileResult:
         a, b = objects.a, objects.b
-        aside = [f"{bucket}/{i.key}" for bucket in (BUCKET, MODELS) for i in a.store.list(bucket, CONFLICTS)]
+        aside = [f"{bucket}/{i.key}" for bucket in (BUCKET, MODELS) for i in listed(a.store, bucket, CONFLICTS)]
         return ReconcileResult(
             dataset=self.meeting.dataset,
             site=a.name,

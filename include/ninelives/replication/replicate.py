@@ -29,6 +29,7 @@ from ninelives.replication.manifest import (
     Sha256,
     build_manifest,
     is_data,
+    listed,
     read_manifest,
     sort_listing,
     write_manifest,
@@ -678,7 +679,7 @@ def list_model(store: ObjectStore, model: str) -> dict[str, ManifestObject]:
     """Every object of a model at a site, with the digest that its key promises."""
     return {
         info.key: ManifestObject(key=info.key, size=info.size, sha256=digest)
-        for info in store.list(MODELS, f"{model}/sha256/")
+        for info in listed(store, MODELS, f"{model}/sha256/")
         if (digest := object_digest(model, info.key))
     }
 
@@ -719,8 +720,7 @@ def replicate_models(
     :raises Corrupted: an object's bytes are not its digest's, or a pointer is damaged
     :raises Unavailable: a store does not answer; run again
     """
-    for store in (source, target):
-        store.ensure_bucket(MODELS)
+    target.ensure_bucket(MODELS)
     link = Link(source, target, copier, source_conn, target_conn)
     return [_replicate_model(link, model, on_progress) for model in models]
 

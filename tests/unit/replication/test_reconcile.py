@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -8,9 +11,11 @@ from hypothesis import strategies as st
 from unit.replication.memory import Killed, MemoryStore, Pair
 from unit.replication.test_models import MODEL, add_object, release, version
 
-from ninelives.errors import Corrupted
+from ninelives.adapters.ledger import SqlLedger, migrate
+from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.replication.manifest import manifest_key, read_manifest, scan, write_manifest
-from ninelives.replication.reconcile import ReconcileResult, reconcile_stores
+from ninelives.replication.reconcile import ReconcileResult, Reconciliation, apply_and_record, reconcile_stores
+from ninelives.replication.reconcile_objects import Meeting
 
 contents = st.dictionaries(st.sampled_from([f"flights/{n}" for n in range(6)]), st.sampled_from([b"x", b"y", b"zz"]))
 
@@ -128,6 +133,26 @@ def test_damaged_bytes_without_a_good_copy_stop_every_run_until_somebody_restore
             run(pair)
     assert pair.dublin.objects()["flights/2"] == b"two"
     assert "flights/1" not in pair.dublin.objects()
+
+
+def test_one_that_fails_gives_its_lease_back_and_one_that_is_killed_keeps_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    migrate(url)
+    ledger, pair = SqlLedger(url), Pair()
+    systems: Any = SimpleNamespace(ledger=lambda: ledger)
+    reconciliation = Reconciliation(Meeting("flights", pair.link), [], pair.clock)
+    pair.dublin.down = True
+    with pytest.raises(Unavailable, match="dublin does not answer"):
+        apply_and_record(systems, reconciliation, holder="ada")
+    pair.dublin.down = False
+    pair.fuse.steps = 0
+    with pytest.raises(Killed):
+        apply_and_record(systems, reconciliation, holder="the daily run")
+    pair.fuse.steps = None
+    with pytest.raises(Refused, match="the daily run"):
+        apply_and_record(systems, reconciliation, holder="ada")
+    apply_and_record(systems, reconciliation, holder="the daily run")
+    assert ledger.current_lease("reconcile:flights@dublin+paris") is None
 
 
 def test_a_damaged_manifest_does_not_keep_a_site_away() -> None:
