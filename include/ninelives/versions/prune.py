@@ -22,13 +22,15 @@ from ninelives.versions.objects import BUCKET, list_records, object_key, object_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ninelives.ports import Ledger, ObjectStore, Systems
+    from ninelives.ports import Lease, Ledger, ObjectStore, Systems
 
 GRACE = timedelta(days=1)
 """A version or an object this young is left alone: whoever made it may not have said yet what for."""
 
 LEASE = "data-versions"
 LEASE_TTL = timedelta(minutes=10)
+_TOGETHER = 200
+"""Objects that are deleted behind one renewal of the lease: at three seconds each they fit into it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def prune(
     :raises Refused: it cannot be known what a needed version consists of, or which data a model needs
     :raises Unavailable: a site, the registry or the ledger does not answer, or a version is being kept right now
     """
-    with alone(systems.ledger(), holder):
+    with alone(systems.ledger(), holder) as renew:
         stores = [systems.store(site) for site in systems.estate.site_names]
         versions: dict[str, Known] = {}
         for store in stores:
@@ -115,7 +117,7 @@ def prune(
         decided = plan(versions, needs, lists, {store.site: held_at(store) for store in stores}, clock(), grace)
         if not dry_run:
             for store in stores:
-                _remove(store, decided)
+                _remove(store, decided, renew)
     return decided
 
 
@@ -136,28 +138,43 @@ def held_at(store: ObjectStore) -> list[Held]:
     ]
 
 
-def _remove(store: ObjectStore, decided: Pruning) -> None:
+def _remove(store: ObjectStore, decided: Pruning, renew: Callable[[], None]) -> None:
     datasets = list_records(store)
+    renew()
     for version in decided.removed:
         if version in datasets:
             store.delete(BUCKET, record_key(datasets[version], version))
     # The lists of files before the files: a list whose files are gone would look like a damaged version.
-    for name in sorted(decided.objects[store.site], key=lambda name: not name.endswith(".dir")):
+    for number, name in enumerate(sorted(decided.objects[store.site], key=lambda name: not name.endswith(".dir"))):
+        if number % _TOGETHER == 0:
+            renew()
         store.delete(BUCKET, object_key(name))
 
 
 @contextmanager
-def alone(ledger: Ledger, holder: str, name: str = LEASE) -> Iterator[None]:
+def alone(ledger: Ledger, holder: str, name: str = LEASE) -> Iterator[Callable[[], None]]:
     """Keeping and pruning exclude each other: what is about to be named again must not go.
+
+    What it gives renews the lease, and raises ``Unavailable`` where it had expired: what was planned is then too old.
 
     :param name: of the lease; by default that of data versions
     :raises Unavailable: another holder is at it; try again
     """
+
+    def take() -> Lease:
+        try:
+            return ledger.take_lease(name, holder, LEASE_TTL)
+        except Refused as error:
+            raise Unavailable(f"{name.replace('-', ' ')} are being kept or pruned by another: {error}") from error
+
+    def renew() -> None:
+        nonlocal lease
+        before, lease = lease.token, take()
+        if lease.token != before:
+            raise Unavailable(f"it took longer than {LEASE_TTL}, and another may have kept something since; try again")
+
+    lease = take()
     try:
-        lease = ledger.take_lease(name, holder, LEASE_TTL)
-    except Refused as error:
-        raise Unavailable(f"{name.replace('-', ' ')} are being kept or pruned by another: {error}") from error
-    try:
-        yield
+        yield renew
     finally:
         ledger.release_lease(lease)

@@ -53,6 +53,7 @@ class MemoryLedger:
 
     all: list[Record] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
+    token: int = 0
     down: bool = False
 
     def _ask(self) -> None:
@@ -85,7 +86,8 @@ class MemoryLedger:
         held = self.leases.get(name)
         if held and held.holder != holder:
             raise Refused(f"lease {name}", [f"{held.holder} holds it"])
-        self.leases[name] = Lease(name, holder, 1, datetime.now(UTC) + ttl)
+        self.token += held is None
+        self.leases[name] = Lease(name, holder, held.token if held else self.token, datetime.now(UTC) + ttl)
         return self.leases[name]
 
     def release_lease(self, lease: Lease) -> None:

@@ -145,6 +145,23 @@ def test_keeping_and_pruning_exclude_each_other(systems: TwoSites) -> None:
         prune(systems, "me", lambda: NOW)
 
 
+@pytest.mark.parametrize("meanwhile", ["it expired", "another took it"])
+def test_nothing_is_removed_once_the_lease_was_lost_while_it_was_decided(systems: TwoSites, meanwhile: str) -> None:
+    before = systems.names("paris"), systems.names("dublin")
+
+    def slow_clock() -> datetime:
+        del systems.the_ledger.leases[LEASE]
+        if meanwhile == "another took it":
+            systems.the_ledger.take_lease(LEASE, "version_data", timedelta(minutes=1))
+        return NOW
+
+    with pytest.raises(Unavailable, match="try again|being kept"):
+        prune(systems, "me", slow_clock)
+    assert (systems.names("paris"), systems.names("dublin")) == before
+    systems.the_ledger.leases.clear()
+    assert prune(systems, "me", lambda: NOW).removed
+
+
 def test_a_finished_training_needs_its_data_no_longer_and_one_under_way_does(systems: TwoSites) -> None:
     (old,) = prune(systems, "me", lambda: NOW, dry_run=True).removed
     training = Training("arrival-delay", "flights", old, "r")
