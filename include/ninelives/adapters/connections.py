@@ -25,18 +25,30 @@ class FileConnections:
     def find(self, conn_id: str) -> Connection | None:
         """The connection; raises ``Unavailable`` only where the file cannot be read."""
         try:
-            entry = json.loads(self._path.read_text("utf-8")).get(conn_id)
+            entry = _object(json.loads(self._path.read_text("utf-8")), "the file").get(conn_id)
+            return None if entry is None else _connection(conn_id, _object(entry, "it"))
         except FileNotFoundError:
             raise Unavailable(
                 f"connection {conn_id}: {self._path} does not exist; start the local estate with `ninelives stack up`"
             ) from None
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise Unavailable(f"connection {conn_id}: cannot read {self._path}: {error}") from error
-        return None if entry is None else _connection(conn_id, entry)
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    """:raises ValueError: it is none"""
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is a {type(value).__name__}, not an object {{...}}")  # never the value: it is secret
+    return value
 
 
 def _connection(conn_id: str, entry: dict[str, Any]) -> Connection:
     extra = entry.get("extra") or {}
+    if isinstance(extra, str):
+        try:
+            extra = json.loads(extra)
+        except ValueError as error:
+            raise ValueError(f"extra is no JSON: {error}") from error
     return Connection(
         conn_id=conn_id,
         host=entry.get("host"),
@@ -44,5 +56,5 @@ def _connection(conn_id: str, entry: dict[str, Any]) -> Connection:
         login=entry.get("login"),
         password=entry.get("password"),
         schema=entry.get("schema"),
-        extra=json.loads(extra) if isinstance(extra, str) else extra,
+        extra=_object(extra, "extra"),
     )

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 from ninelives.errors import NoBucket, Unavailable
@@ -109,10 +110,19 @@ class S3ObjectStore:
 
     @classmethod
     def from_connection(cls, connection: Connection, site: str) -> S3ObjectStore:
-        """The store that ``ninelives_<site>_store`` names."""
+        """The store that ``ninelives_<site>_store`` names.
+
+        :raises Unavailable: its ``endpoint_url`` is no address
+        """
+        endpoint = connection.extra.get("endpoint_url")
+        if endpoint and not _is_address(str(endpoint)):
+            raise Unavailable(
+                f"connection {connection.conn_id}: endpoint_url is {endpoint!r}; write it like http://host:9000, or leave "
+                "it out for AWS"
+            )
         return cls(
             site,
-            endpoint_url=connection.extra.get("endpoint_url"),
+            endpoint_url=endpoint,
             access_key=connection.login,
             secret_key=connection.password,
             region=connection.extra.get("region_name") or "us-east-1",
@@ -262,6 +272,19 @@ class S3ObjectStore:
             raise Unavailable(f"{self._where} did not {what}: {reason}") from error
         except (BotoCoreError, OSError) as error:
             raise Unavailable(f"{self._where} did not {what}: {error}") from error
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not set(url) & set(" \t\n")
+        )
+    except ValueError:  # the port is no number
+        return False
 
 
 def _code(error: Any) -> str:
