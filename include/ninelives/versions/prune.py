@@ -167,13 +167,14 @@ def alone(ledger: Ledger, holder: str, name: str = LEASE) -> Iterator[Callable[[
         except Refused as error:
             raise Unavailable(f"{name.replace('-', ' ')} are being kept or pruned by another: {error}") from error
 
+    lease = take()
+
     def renew() -> None:
         nonlocal lease
         before, lease = lease.token, take()
         if lease.token != before:
             raise Unavailable(f"it took longer than {LEASE_TTL}, and another may have kept something since; try again")
 
-    lease = take()
     try:
         yield renew
     finally:

@@ -155,7 +155,7 @@ def test_nothing_is_removed_once_the_lease_was_lost_while_it_was_decided(systems
             systems.the_ledger.take_lease(LEASE, "version_data", timedelta(minutes=1))
         return NOW
 
-    with pytest.raises(Unavailable, match="try again|being kept"):
+    with pytest.raises(Unavailable, match=r"try again|being kept"):
         prune(systems, "me", slow_clock)
     assert (systems.names("paris"), systems.names("dublin")) == before
     systems.the_ledger.leases.clear()
