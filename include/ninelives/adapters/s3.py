@@ -117,8 +117,8 @@ class S3ObjectStore:
         endpoint = connection.extra.get("endpoint_url")
         if endpoint and not _is_address(str(endpoint)):
             raise Unavailable(
-                f"connection {connection.conn_id}: endpoint_url is {endpoint!r}; write it like http://host:9000, or leave "
-                "it out for AWS"
+                f"connection {connection.conn_id}: endpoint_url is no address; write it like http://host:9000, without "
+                "keys in it, or leave it out for AWS"
             )
         return cls(
             site,
@@ -277,14 +277,10 @@ class S3ObjectStore:
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and not set(url) & set(" \t\n")
-        )
+        sound = bool(parts.hostname) and parts.port != 0 and parts.username is None
     except ValueError:  # the port is no number
         return False
+    return sound and parts.scheme in ("http", "https") and len(url.split()) == 1
 
 
 def _code(error: Any) -> str:

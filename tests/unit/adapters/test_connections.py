@@ -35,7 +35,8 @@ def test_what_is_no_connection_is_said(tmp_path: Path, document: Any, said: str)
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:9000", "foo bar", "http://", "http://host:port", "ftp://host", "http://h:0", 5]
+    "url",
+    ["localhost:9000", "http://foo bar", "http://", "http://host:port", "ftp://host", "http://h:0", "http://a:b@h", 5],
 )
 def test_an_address_that_is_none_is_said_before_anything_is_asked(url: Any) -> None:
     with pytest.raises(Unavailable, match="write it like http://host:9000"):
