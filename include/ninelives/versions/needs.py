@@ -5,28 +5,30 @@ Fail closed: whoever cannot be asked may need everything, so a source that does 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from ninelives.backups import run as backups
 from ninelives.errors import Refused
-from ninelives.ports import Systems
+from ninelives.ports import Record, Systems
 from ninelives.releases.publish import read_release
 from ninelives.training.records import unfinished
 
 Needs = dict[str, set[str]]
 """Version to who needs it, in words."""
 
-NAMING = ("backup", "incident", "failover", "loss", "drill")
+NAMING = (backups.KIND, "incident", "failover", "loss")
 """Kinds of evidence that keep every version that they name: a record may name the version itself, its SHA-256, or a
-model with its version."""
+model with its version. A backup's only while the vault has it. Not drills: there is one every night, and it would keep
+whatever was ever served."""
 
 
 def gather(systems: Systems, hashes: Mapping[str, str]) -> Needs:
     """Who needs which version.
 
     :param hashes: SHA-256 to version, for the versions whose manifest is known
-    :raises Unavailable: the registry, the ledger or a site's store does not answer
+    :raises Unavailable: the registry, the ledger, the vault or a site's store does not answer
     :raises Corrupted: a release pointer or a record of the ledger cannot be read
     """
     needs: Needs = {}
@@ -50,12 +52,21 @@ def gather(systems: Systems, hashes: Mapping[str, str]) -> Needs:
             continue
         trained.setdefault((record.subject, str(record.facts.get("version"))), str(record.facts["data_version"]))
     for kind in NAMING:
-        for record in ledger.records(kind=kind):
+        for record in _standing(systems, ledger.records(kind=kind)):
             for version in named(record.facts, hashes, trained):
                 needs.setdefault(version, set()).add(f"{kind} of {record.subject} (evidence {record.seq})")
     for training in unfinished(ledger):
         needs.setdefault(training.data_version, set()).add(f"training of {training.model}")
     return needs
+
+
+def _standing(systems: Systems, records: Sequence[Record]) -> Sequence[Record]:
+    """Without those of backups that have left the vault; where the estate has none (any more) nobody can say so."""
+    named = {one.facts["snapshot"] for one in records if one.kind == backups.KIND and "snapshot" in one.facts}
+    if not (named and systems.estate.vault):
+        return records
+    gone = named - {one.id for one in backups.snapshots(systems)}
+    return [one for one in records if one.facts.get("snapshot") not in gone]
 
 
 def named(facts: Mapping[str, Any], hashes: Mapping[str, str], trained: Mapping[tuple[str, str], str]) -> Iterator[str]:

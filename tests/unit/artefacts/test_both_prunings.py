@@ -67,6 +67,9 @@ def test_what_a_retained_model_a_backup_or_an_incident_needs_stays_whatever_goes
     uses: Mapping[str, str], order: Sequence[str], steps: int
 ) -> None:
     systems = Both()
+    everything = [f"{MODEL}@{one}" for one in OLD]
+    systems.the_ledger.append("backup", "estate", {"snapshot": "not in the vault any more", "releases": everything})
+    systems.the_ledger.append("drill", "site-loss", {"served": everything})
     for version, how in uses.items():
         use(systems, how, version)
     needed = {"8", "9", *(one for one in uses if uses[one] != "gateway")}
