@@ -15,6 +15,7 @@ import httpx
 import pytest
 from support.models import ROW, publish
 from support.processes import wait_until
+from support.promotion import release_of
 from support.two_sites import World, stopping
 from typer.testing import CliRunner
 
@@ -22,8 +23,10 @@ from ninelives.breaker.control import close_breaker, last_change, open_breaker
 from ninelives.cli import app
 from ninelives.errors import Refused
 from ninelives.estate import Estate
+from ninelives.ports import VersionSplit
 from ninelives.recovery.standby import ServiceReadiness
 from ninelives.recovery.why import explain
+from ninelives.releases.publish import stage
 from ninelives.serving.protocol import encode_request
 
 pytestmark = pytest.mark.stack
@@ -138,6 +141,26 @@ def test_after_a_change_of_version_no_answer_of_the_old_one_is_served_again(worl
             publish(site.store, "alpha")
         world.load("alpha")
         world.envoy.gateway.split("alpha", None, token=next(TOKENS))
+
+
+def test_after_a_rollback_no_answer_of_the_version_that_was_taken_back_is_served_again(world: LadderWorld) -> None:
+    """A promotion has one token from its begin to its end; only what it says of versions differs."""
+    gateway, token = world.envoy.gateway, next(TOKENS)
+    replicas = [one for site in world.sites for one in world.systems().replicas(site)]
+    for site in world.sites.values():
+        stage(site.store, *release_of("2", 1.0))
+    for replica in replicas:
+        replica.load_version("alpha", "2")
+    try:
+        gateway.split("alpha", VersionSplit("1", {"2": 100, "1": 0}), token=token)
+        world.warm("alpha")
+        assert world.post("alpha").json()["outputs"][0]["data"] == [4.5]
+        world.unload("alpha")
+        wait_until(lambda: world.rung("alpha") == "cached", "answers of version 2 are kept")
+        gateway.split("alpha", VersionSplit("1", {"1": 100}), token=token)
+        assert {world.rung("alpha") for _ in range(25)} == {"default"}
+    finally:
+        gateway.split("alpha", None, token=next(TOKENS))
 
 
 def test_after_a_failover_no_answer_from_before_it_is_served_again(world: LadderWorld) -> None:
