@@ -201,9 +201,12 @@ def _model(name: str) -> StatefulModel:
     from ninelives.adapters.river_model import RiverLinear
     from ninelives.state.model import StatefulModel
 
-    if Path(name).name != name:
-        raise typer.BadParameter(f"{name!r} is no name of a model: small letters, digits and hyphens only")
-    return StatefulModel(Home.from_environment().state / name, RiverLinear)
+    try:
+        if Path(name).name != name or not name:
+            raise Refused("model name", [f"{name!r} is no name: small letters, digits and hyphens only"])
+        return StatefulModel(Home.from_environment().state / name, RiverLinear)
+    except Refused as refused:
+        raise typer.BadParameter("; ".join(refused.reasons)) from refused
 
 
 def _lines(source: Path) -> list[str]:

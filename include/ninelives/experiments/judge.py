@@ -191,7 +191,7 @@ def read_experiment(path: Path) -> Input:
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise EstateError([EstateProblem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number without end
         line = getattr(error, "lineno", 0)
         raise EstateError([EstateProblem(str(path), line, "", f"is not JSON: {error}")]) from error
     try:

@@ -62,10 +62,10 @@ def gather(systems: Systems, hashes: Mapping[str, str]) -> Needs:
 
 def _standing(systems: Systems, records: Sequence[Record]) -> Sequence[Record]:
     """Without those of backups that have left the vault; where the estate has none (any more) nobody can say so."""
-    named = {one.facts["snapshot"] for one in records if one.kind == backups.KIND and "snapshot" in one.facts}
-    if not (named and systems.estate.vault):
+    held = {one.facts["snapshot"] for one in records if one.kind == backups.KIND and "snapshot" in one.facts}
+    if not (held and systems.estate.vault):
         return records
-    gone = named - {one.id for one in backups.snapshots(systems)}
+    gone = held - {one.id for one in backups.snapshots(systems)}
     return [one for one in records if one.facts.get("snapshot") not in gone]
 
 

@@ -73,3 +73,10 @@ def test_a_running_one_is_shown_and_stopped_by_a_person(systems: ExperimentMemor
 def test_one_that_is_not_declared_is_wrong_usage(systems: ExperimentMemory, command: str) -> None:
     code, said = call(command, "another")
     assert (code, "it has warmer-sums" in " ".join(said.split())) == (2, True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, f'{{"target": 1{"0" * 5000}}}', "\udcff", '{"target": NaN}'])
+def test_a_file_that_is_no_experiment_is_wrong_usage_and_never_a_traceback(tmp_path: Path, text: str) -> None:
+    (tmp_path / "given.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    code, said = call("judge", "--input", str(tmp_path / "given.json"))
+    assert (code, "given.json" in said) == (2, True)

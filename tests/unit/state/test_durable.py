@@ -222,7 +222,8 @@ def test_by_hand_lines_end_where_lines_end_and_a_model_stays_in_its_folder(
 
     source.write_text("")
     assert "--spec FILE" in learn()[1]
-    assert run("add", "../delay", "--version", "1", "--spec", str(spec))[0] == 2
+    for name in ("../delay", "..", ".", "", "Delay", "a/b"):
+        assert run("add", name, "--version", "1", "--spec", str(spec))[0] == 2
     assert run("add", "delay", "--version", "1", "--spec", str(spec))[0] == 0
     odd = {"key": "a\u2028b", "features": {"hour": 1, "distance": 2, "carrier": "A\x85"}, "target": 1}
     source.write_text("\n" + json.dumps(odd, ensure_ascii=False) + "\r\n\n{}\n", encoding="utf-8")
