@@ -186,7 +186,7 @@ def test_the_command_line_says_what_is_due(world: World) -> None:
 
 
 ELSEWHERE = {"site-loss", "experiment", "control-plane-lost", "everything-lost", "accelerator-fault"}
-"""In ``test_drill``, ``test_experiments``, ``test_rebuild`` and ``test_accelerator_drill``."""
+"""In ``test_drill``, ``test_experiment_drill``, ``test_rebuild`` and ``test_accelerator_drill``."""
 MUST_HOLD = {name: {str(promise) for promise in one.promises} for name, one in SCENARIOS.items()}
 
 
