@@ -198,3 +198,26 @@ def test_a_full_disk_at_the_target_fails_the_run_and_with_room_again_it_converge
     finally:
         dublin.kill()
         wait_until(lambda: dublin.process is None or dublin.process.poll() is not None, "the store ends")
+
+
+def test_what_a_disk_does_not_give_any_more_is_damaged_and_comes_back_though_the_store_only_fails(
+    paris: Site, dublin: Site
+) -> None:
+    """A file cut short or gone below a store that still lists it: an error for each read, as of a bad sector."""
+    paris.fill(10, 500)
+    paris.start()
+    run(paris, dublin)
+    sound = dublin.objects()
+    short, gone, at_source = (f"flights/day={day:04}/part-0.parquet" for day in (3, 4, 5))
+    dublin.path(short).write_bytes(b"")
+    dublin.path(gone).unlink()
+    paris.path(at_source).unlink()
+    with pytest.raises(Unavailable):
+        dublin.store.get("data", gone)
+    result = check(paris, dublin)
+    assert {(one.site, one.key, one.outcome) for one in result.findings} == {
+        ("dublin", short, "repaired"),
+        ("dublin", gone, "repaired"),
+        ("paris", at_source, "repaired"),
+    }
+    assert dublin.objects() == paris.objects() == sound

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ninelives.errors import Corrupted, NoBucket
+from ninelives.errors import Corrupted, NoBucket, Unavailable
 from ninelives.ports import ObjectInfo, ObjectStore
 
 BUCKET = "data"
@@ -282,6 +282,32 @@ def hash_objects(
         # In batches: bounded memory, and a store that went away is noticed after one batch, not after every key.
         for batch in _batches(sizes, workers * 4, None if streams else MEMORY):
             found.update(zip(batch, pool.map(lambda key: hash_object(store, bucket, key), batch), strict=True))
+    return found
+
+
+def read_objects(store: ObjectStore, bucket: str, sizes: Mapping[str, int]) -> dict[str, ManifestObject | None]:
+    """``hash_objects`` where ``None`` also stands for one that cannot be read, asked twice, though the store answers.
+
+    :raises Unavailable: the store does not answer, or gives none of several: that is the store, not an object
+    """
+
+    def attempt(key: str) -> ManifestObject | Unavailable | None:
+        try:
+            return hash_object(store, bucket, key)
+        except Unavailable as error:
+            return error
+
+    found: dict[str, ManifestObject | None] = {}
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="read") as pool:
+        for batch in _batches(sizes, WORKERS * 4, MEMORY):
+            first = dict(zip(batch, pool.map(attempt, batch), strict=True))
+            if silent := [key for key, one in first.items() if isinstance(one, Unavailable)]:
+                store.ping()
+                first |= zip(silent, pool.map(attempt, silent), strict=True)
+            errors = [one for one in first.values() if isinstance(one, Unavailable)]
+            if len(errors) == len(batch) > 1:
+                raise errors[0]
+            found |= {key: None if isinstance(one, Unavailable) else one for key, one in first.items()}
     return found
 
 

@@ -479,7 +479,7 @@ class _Run:
         done = Delivery()
         if chosen:
             sizes = {o.key: o.size for o in chosen}
-            at_source = link.hash_source(self.bucket, sizes)
+            at_source = link.read_source(self.bucket, sizes)
             rotten = [o for o in chosen if at_source.get(o.key) != o]
             sound = [o for o in chosen if o not in rotten]
             done = deliver(link, self.bucket, sound, there, self.on_progress)
@@ -496,7 +496,7 @@ class _Run:
         if not rotten:
             return Delivery()
         link = self.link
-        at_target = link.hash_target(self.bucket, {o.key: o.size for o in rotten})
+        at_target = link.read_target(self.bucket, {o.key: o.size for o in rotten})
         good = [o for o in rotten if at_target.get(o.key) == o] if self.immutable else []
         done = deliver(link.reversed(), self.bucket, good, {})
         lost = {o.key for o in rotten if o not in good} | set(done.failed)

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from ninelives.errors import Refused, Unavailable
 from ninelives.ports import Connection, CopyProgress, CopyReport, ObjectCopier, ObjectStore, Systems
-from ninelives.replication.manifest import ManifestObject, hash_objects
+from ninelives.replication.manifest import ManifestObject, hash_objects, read_objects
 
 OnProgress = Callable[[CopyProgress], None]
 
@@ -58,6 +58,20 @@ class Link:
         for key in named:
             found[key] = ManifestObject(key=key, size=sizes[key], sha256=digests[key]) if key in digests else None
         return found
+
+    def read_source(self, bucket: str, sizes: Mapping[str, int]) -> dict[str, ManifestObject | None]:
+        """``hash_source``, for comparing with what is recorded: what the disk does not give any more is ``None`` too.
+
+        :raises Unavailable: the store does not answer
+        """
+        try:
+            return self.hash_source(bucket, sizes)
+        except Unavailable:
+            self.source.ping()
+            return read_objects(self.source, bucket, sizes)
+
+    def read_target(self, bucket: str, sizes: Mapping[str, int]) -> dict[str, ManifestObject | None]:
+        return self.reversed().read_source(bucket, sizes)
 
     def copy(
         self,
@@ -115,9 +129,6 @@ class Link:
         for key in sizes.keys() & sha256.keys():
             found[key] = ManifestObject(key=key, size=sizes[key], sha256=sha256[key])
         return found, report
-
-    def hash_target(self, bucket: str, sizes: Mapping[str, int]) -> dict[str, ManifestObject | None]:
-        return self.reversed().hash_source(bucket, sizes)
 
 
 def link_between(systems: Systems, source: str, target: str, dataset: str | None = None) -> Link:
@@ -203,7 +214,7 @@ def deliver(
     """
     right = {o.key: o for o in wanted}
     there = {key: o.size for key, o in right.items() if at_target.get(key) == o.size}
-    missing = _wrong(right.values(), link.hash_target(bucket, there))
+    missing = _wrong(right.values(), link.read_target(bucket, there))
     damaged = {o.key for o in missing if o.key in at_target}
     copied = size = 0
     said: Sequence[str] = ()
@@ -215,7 +226,7 @@ def deliver(
         said = report.errors
         copied += report.objects
         size += report.bytes
-        still = _wrong(wrong, link.hash_target(bucket, {o.key: o.size for o in wrong}))
+        still = _wrong(wrong, link.read_target(bucket, {o.key: o.size for o in wrong}))
         damaged |= {o.key for o in still}
         wrong = still
     failed = tuple(sorted(o.key for o in wrong))
@@ -229,7 +240,7 @@ def _wrong(wanted: Iterable[ManifestObject], found: Mapping[str, ManifestObject 
 
 
 def _blame(link: Link, bucket: str, wrong: Iterable[ManifestObject], said: Sequence[str]) -> str:
-    at_source = link.hash_source(bucket, {o.key: o.size for o in wrong})
+    at_source = link.read_source(bucket, {o.key: o.size for o in wrong})
     bad = sorted(o.key for o in wrong if at_source.get(o.key) != o)
     if bad:
         return (

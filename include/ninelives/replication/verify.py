@@ -145,8 +145,8 @@ class _Verification:
         theirs = at_target.by_key if at_target else records
         if self.policy.deletions is Deletions.FOLLOW:
             ours = {key: o for key, o in ours.items() if key in here}
-        held_here = self.link.hash_source(BUCKET, _sizes(ours, here))
-        held_there = self.link.hash_target(BUCKET, _sizes(theirs, there))
+        held_here = self.link.read_source(BUCKET, _sizes(ours, here))
+        held_there = self.link.read_target(BUCKET, _sizes(theirs, there))
         bad_here = [o for key, o in ours.items() if held_here.get(key) != o]
         bad_there = [o for key, o in theirs.items() if held_there.get(key) != o]
         foreign = {
@@ -157,8 +157,8 @@ class _Verification:
         }
 
         findings = [
-            *self._mend(self.link, bad_there, held_here, there, now),
-            *self._mend(self.link.reversed(), bad_here, held_there, here, now),
+            *self._mend(self.link, bad_there, held_here, held_there, there, now),
+            *self._mend(self.link.reversed(), bad_here, held_there, held_here, here, now),
             *(Finding(target.site, key, "foreign", "set aside" if key in settled else "found") for key in foreign),
         ]
         set_aside(self.link, BUCKET, settled, now)
@@ -213,6 +213,7 @@ class _Verification:
         link: Link,
         bad: list[ManifestObject],
         held_by_other: Mapping[str, ManifestObject | None],
+        held: Mapping[str, ManifestObject | None],
         listed: Mapping[str, ObjectInfo],
         now: datetime,
     ) -> list[Finding]:
@@ -220,7 +221,8 @@ class _Verification:
         good = [o for o in bad if held_by_other.get(o.key) == o]
         lost = {o.key for o in bad} - {o.key for o in good}
         if self.repair and good:
-            set_aside(link, BUCKET, {o.key: listed[o.key].size for o in good if o.key in listed}, now, keep=True)
+            readable = {o.key: listed[o.key].size for o in good if held.get(o.key) is not None}
+            set_aside(link, BUCKET, readable, now, keep=True)
             lost |= set(deliver(link, BUCKET, good, {}, self.on_progress).failed)
         return [
             Finding(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.replication.memory import Pair
 
-from ninelives.errors import Corrupted, Refused
+from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.replication.manifest import manifest_key, read_manifest
 from ninelives.replication.replicate import Policy, replicate
 from ninelives.replication.verify import VerifyResult, verify
@@ -161,6 +161,43 @@ def test_an_object_lost_together_with_the_manifest_that_listed_it_is_missing_how
         ("flights", "manifest", "repaired"),
     ]
     assert contents(pair)[0] == contents(pair)[1]
+
+
+@pytest.mark.parametrize(("times", "damaged"), [(0, 0), (1, 0), (2, 1)])
+def test_an_object_that_a_store_fails_to_give_twice_is_damaged_and_once_is_no_false_alarm(
+    times: int, damaged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = filled()
+    key, left, get = "flights/day=03/part-0", [times], pair.dublin.get
+
+    def moody(bucket: str, name: str) -> bytes | None:
+        if name == key and left[0]:
+            left[0] -= 1
+            raise Unavailable("a sector cannot be read")
+        return get(bucket, name)
+
+    monkeypatch.setattr(pair.dublin, "get", moody)
+    # The look that fails makes all be read once more, so that one failure is already two readings.
+    left[0] += times > 0
+    result = check(pair)
+    assert [(one.key, one.outcome) for one in result.findings] == [(key, "repaired")] * damaged
+    assert contents(pair)[0] == contents(pair)[1]
+
+
+def test_a_store_that_gives_nothing_is_unavailable_and_nothing_is_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = filled()
+    get = pair.dublin.get
+
+    def silent(bucket: str, name: str) -> bytes | None:
+        if name.startswith("flights/"):
+            raise Unavailable("it refused the key")
+        return get(bucket, name)
+
+    monkeypatch.setattr(pair.dublin, "get", silent)
+    before = pair.dublin.objects()
+    with pytest.raises(Unavailable, match="refused the key"):
+        check(pair)
+    assert pair.dublin.objects() == before
 
 
 def test_a_whole_verification_is_a_whole_lap_of_the_rotation() -> None:
