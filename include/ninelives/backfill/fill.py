@@ -305,7 +305,8 @@ def finish(
     states = {slot.interval: slot.state for slot in found.slots}
     of_gap: dict[State, list[Interval]] = {state: [] for state in State}
     for interval in filling.gap:
-        of_gap[states[interval]].append(interval)
+        # One that the schedule no longer has, because it was changed meanwhile, was not filled.
+        of_gap[states.get(interval, State.MISSING)].append(interval)
     parked = [one for one in found.plan.parked if one.interval in set(filling.gap)]
     waiting = {one.interval for one in parked}
     failed = [i for state in (State.FAILED, State.LOST, State.MISSING) for i in of_gap[state] if i not in waiting]

@@ -17,9 +17,23 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 DAG = "backfill_downtime"
-Dag = Annotated[str, typer.Argument(metavar="[DAG]", help="One that the estate names; by default all of them.")]
-Start = Annotated[str, typer.Option("--from", help="Like 2026-01-31T06:00 (UTC); by default as the estate says.")]
-End = Annotated[str, typer.Option("--to", help="Up to when; by default now.")]
+Dag = Annotated[str, typer.Argument(metavar="DAG", help="One that the estate names; by default all of them.")]
+
+
+def _instant(text: str) -> str:
+    try:
+        if text:
+            datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a time; write it like 2026-01-31T06:00") from None
+    return text
+
+
+_TIME = {"parser": _instant, "metavar": "TIME"}
+Start = Annotated[
+    str, typer.Option("--from", **_TIME, help="Like 2026-01-31T06:00 (UTC); by default as the estate says.")
+]
+End = Annotated[str, typer.Option("--to", **_TIME, help="Up to when; by default now.")]
 
 
 @app.command()
@@ -42,9 +56,12 @@ def run(
 ) -> None:
     """Fill what was missed, in order and after live runs. Exit 0 filled or parked, 1 not run, 3 intervals failed."""
     from ninelives.adapters.connected import ConnectedEstate
+    from ninelives.backfill.fill import declared_backfill
     from ninelives.cli.drill import airflow_api, follow_run
 
     systems = ConnectedEstate.of_home(Home.from_environment())
+    if dag:
+        declared_backfill(systems.estate, dag)
     if dry_run:
         raise typer.Exit(ExitCode.MET if _show(systems, dag, start, end, as_json) else ExitCode.ERROR)
     api = airflow_api(systems)

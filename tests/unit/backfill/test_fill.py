@@ -274,6 +274,14 @@ def test_evidence_is_written_once_however_often_the_last_step_is_taken(tmp_path:
     assert len(systems.ledger().records(kind="backfill")) == 1
 
 
+def test_an_interval_that_the_schedule_no_longer_has_is_told_as_not_filled(tmp_path: Path) -> None:
+    systems = Systems(tmp_path, SimulatedAirflow(2))
+    half = Interval(START, START + HOUR / 2)  # the DAG's schedule was half-hourly when this was planned
+    done = record(systems, Filling("hourly", (half, hour(0))))
+    assert (done.facts["outcome"], done.facts["failed"]) == ("failed", [str(hour(0))])
+    assert done.facts["intervals"] == 2
+
+
 def test_a_watched_backfill_tells_progress_until_it_is_completed(tmp_path: Path) -> None:
     systems = Systems(tmp_path, SimulatedAirflow(4))
     step = take_step(systems, systems.declared, planned(systems))  # type: ignore[arg-type]
