@@ -347,7 +347,10 @@ class Gateway(Protocol):
         ...
 
     def unhealthy_sites(self) -> Mapping[str, str]:
-        """Sites of which the gateway sees no healthy replica at all, with what it sees; raises ``Unavailable``."""
+        """Sites of which the gateway sees no healthy replica at all, with what it sees; raises ``Unavailable``.
+
+        A site that is nothing but a cold standby is not among them: it has no model loaded that could be healthy.
+        """
         ...
 
 

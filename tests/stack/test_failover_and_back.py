@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +23,7 @@ from ninelives.evidence.verify import verify_ledger
 from ninelives.injections import Injection, close_injection, open_injection
 from ninelives.recovery import failback, safety
 from ninelives.recovery.failback import plan_failback, record_failback, shift_traffic
-from ninelives.recovery.failover import FailbackPlan, decide_failover, fail_over_here
+from ninelives.recovery.failover import FailbackPlan, decide_failover, fail_over_here, warm_up
 from ninelives.recovery.licences import current_holdings
 from ninelives.recovery.playbook import keep_playbook, make_playbook
 from ninelives.recovery.return_site import reconcile_site, reopen_site
@@ -367,6 +368,58 @@ def test_readiness_names_what_would_stop_a_failover_and_only_that(world: World) 
         assert failing >= {"replicas", "capacity"}
     finally:
         world.sites["dublin"].replica_processes[0].start()
+
+
+@contextmanager
+def cold(world: World, site: str) -> Iterator[None]:
+    """As replicas start at a standby that is not declared warm: nobody has had ``alpha`` loaded there."""
+    systems = world.systems()
+    for replica in systems.replicas(site):
+        replica.unload("alpha")
+    here = {"paris": 1, "dublin": 1, site: 0}
+    wait_until(lambda: systems.gateway().healthy_sites("alpha") == here, "the gateway sees it")
+    try:
+        yield
+    finally:
+        for replica in systems.replicas(site):
+            replica.load("alpha")
+
+
+def kept(world: World, standby: str, *services: str) -> Systems:
+    """An estate of these services alone, whose standbys are kept so."""
+    declared = [one for one in world.estate().model_dump(mode="json")["services"] if one["name"] in services]
+    return world.systems(services=[{**one, "standby": standby} for one in declared])
+
+
+def test_a_cold_standby_is_ready_a_failover_loads_the_model_and_so_does_the_way_back(world: World) -> None:
+    systems = world.systems()
+    with cold(world, "dublin"):
+        assert look(systems).state is State.PASS
+        assert states(look(systems)) == {"last drill": State.UNKNOWN}
+        ((record, problem),) = by_hand(systems)
+        assert (record.facts["outcome"], problem) == ("moved", None)
+    reopen_site(systems, "paris", holder=f"return-{record.seq}")
+    with cold(world, "paris"):
+        plan = back(systems)
+        warm_up(systems, plan)
+        wait_until(lambda: systems.gateway().healthy_sites("alpha")["paris"], "the gateway sees that it is loaded")
+        shift_traffic(systems, plan)
+    assert where(systems) == ("paris",)
+
+
+def test_a_warm_standby_that_has_not_loaded_the_model_would_be_slower_than_promised(world: World) -> None:
+    warm = kept(world, "warm", "alpha")
+    assert states(look(warm)) == {"last drill": State.UNKNOWN}
+    with cold(world, "dublin"):
+        found = look(warm)
+        assert (found.state, states(found)["gateway"]) == (State.PASS, State.FAIL)
+        assert "dublin is no warm standby now: no replica there has alpha loaded" in found.standbys[0].remarks
+
+
+def test_a_site_that_is_nothing_but_a_cold_standby_does_not_look_lost_to_the_gateway(world: World) -> None:
+    with cold(world, "dublin"):
+        assert kept(world, "cold", "alpha").gateway().unhealthy_sites() == {}
+        assert set(kept(world, "warm", "alpha").gateway().unhealthy_sites()) == {"dublin"}
 
 
 def test_evidence_is_left_when_something_has_changed_and_daily_and_a_model_is_not_read_again_meanwhile(

@@ -38,6 +38,7 @@ from ninelives.compilers.envoy import (
 )
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate import Estate, Mode, Service
+from ninelives.estate.model import StandbyKind
 from ninelives.ports import Assignment, Breaker, BreakerReplica, Connections, GatewayState, RequestClass, VersionSplit
 
 if TYPE_CHECKING:
@@ -262,15 +263,23 @@ class EnvoyGateway:
         return counts
 
     def unhealthy_sites(self) -> Mapping[str, str]:
-        replicas = self._replicas()
+        replicas, active = self._replicas(), self.state().active
         seen: dict[str, str] = {}
         for site in self.estate.site_names:
             here = [replica for replica in replicas if replica.site == site]
+            if here and all(self._cold(replica, active) for replica in here):
+                continue  # a model that nobody has loaded says nothing of the site
             if not any(replica.healthy for replica in here):
                 seen[site] = "; ".join(f"{replica.service}: {replica.detail}" for replica in here) or "no replica known"
         return seen
 
     # --- how -----------------------------------------------------------------------------------------------------
+
+    def _cold(self, replica: _Replica, active: Mapping[str, Sequence[str]]) -> bool:
+        """Whether it waits for a failover that has its model loaded."""
+        service = self.estate.service_by_name[replica.service]
+        cold = service.mode is Mode.ACTIVE_PASSIVE and service.standby is StandbyKind.COLD
+        return cold and replica.site not in active[service.name]
 
     def _service(self, name: str) -> Service:
         if name not in self.estate.service_by_name:

@@ -24,6 +24,7 @@ from ninelives.estate.model import (
     Role,
     ScenarioName,
     Service,
+    StandbyKind,
     Vault,
 )
 from ninelives.estate.residency import residency_breach
@@ -346,13 +347,17 @@ def _service(estate: Estate, service: Service) -> Iterator[Finding]:
     model = estate.model_by_name.get(service.model)
     if model is None:
         return
-    # The survivors of an active-active service are warm; a passive site starts its replicas when it is needed.
-    if service.mode is Mode.ACTIVE_PASSIVE and promise.rto <= model.warm_up:
+    # The survivors of an active-active service are warm; a cold standby loads the model when it is needed.
+    cold = service.mode is Mode.ACTIVE_PASSIVE and service.standby is StandbyKind.COLD
+    if cold and promise.rto <= model.warm_up:
         yield (
             ("objective", "rto"),
             f"{format_duration(promise.rto)} is no longer than the warm-up of model {model.name} "
-            f"({format_duration(model.warm_up)}), which a failover waits for; promise more, or warm up faster",
+            f"({format_duration(model.warm_up)}), which a failover waits for; promise more, warm up faster, or keep a "
+            "warm standby (standby: warm)",
         )
+    if service.mode is Mode.ACTIVE_ACTIVE and service.standby is StandbyKind.WARM:
+        yield ("standby",), "has no standby: every site of an active-active service serves; remove it"
     dataset = estate.dataset_by_name.get(model.trained_on)
     if dataset is None:
         return

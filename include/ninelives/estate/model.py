@@ -33,6 +33,15 @@ class Mode(StrEnum):
     ACTIVE_PASSIVE = "active-passive"
 
 
+class StandbyKind(StrEnum):
+    """What a site that waits for an active-passive service keeps ready for it."""
+
+    COLD = "cold"
+    """Its replicas run, and load the model when a failover comes."""
+    WARM = "warm"
+    """They have it loaded."""
+
+
 class Approval(StrEnum):
     NONE = "none"
     FOUR_EYES = "four-eyes"
@@ -278,6 +287,10 @@ class Service(Declared):
     model: Name
     mode: Mode
     sites: tuple[Name, ...] = Field(min_length=1, description="Active-passive: the first is active, then in order.")
+    standby: StandbyKind = Field(
+        default=StandbyKind.COLD,
+        description="Of an active-passive service; warm: each standby has the model loaded, cold: a failover loads it.",
+    )
     objective: Objective
     golden: tuple[Golden, ...] = Field(min_length=1)
     fallback: Fallback | None = None

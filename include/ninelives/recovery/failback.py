@@ -22,7 +22,14 @@ from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
 from ninelives.injections import open_injections
 from ninelives.ports import Answer, GatewayState, Lease, Record, Systems
-from ninelives.recovery.failover import FAILBACK, SHARE_TTL, FailbackPlan, await_correct_answers, find_readiness
+from ninelives.recovery.failover import (
+    FAILBACK,
+    SHARE_TTL,
+    FailbackPlan,
+    await_correct_answers,
+    find_readiness,
+    is_ready,
+)
 from ninelives.recovery.licences import release_seats
 from ninelives.releases.golden import answers_match
 from ninelives.releases.publish import Release, read_release
@@ -96,7 +103,9 @@ def _site_is_back(systems: Systems, service: Service, source: str, target: str, 
 
 def _target_is_ready(systems: Systems, service: Service, source: str, target: str, now: datetime) -> list[str]:
     reasons = list(find_readiness(systems, service, target).reasons)
-    if not systems.gateway().healthy_sites(service.name).get(target):
+    # One that is cold cannot be healthy to the gateway yet: a step of the failback itself has the model loaded.
+    loaded = any(is_ready(replica, service.model) for replica in systems.replicas(target))
+    if loaded and not systems.gateway().healthy_sites(service.name).get(target):
         reasons.append(f"the gateway sees no healthy replica of {service.name} at {target}")
     return reasons
 

@@ -325,7 +325,7 @@ def accelerators_of(systems: Systems, service: Service, site: str) -> dict[str, 
     return {
         "accelerator_faults": found.faults,
         "accelerator_doubts": doubts,
-        "warm": any(_is_ready(replica, service.model) for replica in systems.replicas(site)),
+        "warm": any(is_ready(replica, service.model) for replica in systems.replicas(site)),
         "free_memory": found.free,
     }
 
@@ -510,7 +510,7 @@ def fail_over_here(
     return results
 
 
-def _is_ready(replica: Replica, model: str) -> bool:
+def is_ready(replica: Replica, model: str) -> bool:
     try:
         return replica.ready(model)
     except NinelivesError:

@@ -85,6 +85,7 @@ def render_playbook(systems: Systems, service: Service, readiness: ServiceReadin
         "service": service.name,
         "owner": service.owner,
         "mode": str(service.mode),
+        **({"standby": str(service.standby)} if service.mode is Mode.ACTIVE_PASSIVE else {}),
         "sites": ", ".join(service.sites),
         "model": service.model,
         "version": build.version,

@@ -21,6 +21,7 @@ from ninelives.access.compare import Kind
 from ninelives.errors import NinelivesError, Unavailable
 from ninelives.estate import Mode, Service
 from ninelives.estate.accelerators import GIB
+from ninelives.estate.model import StandbyKind
 from ninelives.estate.residency import residency_breach
 from ninelives.estate.units import format_duration
 from ninelives.files import write_atomically
@@ -28,7 +29,7 @@ from ninelives.gates.evidence import KIND as GATE
 from ninelives.gates.evidence import MAX_AGE, has_verdict, opens, subject
 from ninelives.injections import open_injections
 from ninelives.ports import GatewayState, Record, Systems
-from ninelives.recovery.failover import accelerators_of, is_live
+from ninelives.recovery.failover import accelerators_of, is_live, is_ready
 from ninelives.recovery.licences import seats_answer
 from ninelives.recovery.readiness import preference
 from ninelives.recovery.safety import current_freeze, too_many_failovers
@@ -267,10 +268,22 @@ class _Look:
             why = f"{self.site} is closed at the gateway until it passes the gate again"
             return Item("gateway", State.FAIL, "closed", "open", why)
         healthy = self.systems.gateway().healthy_sites(self.service.name).get(self.site, 0)
+        if not healthy and self.service.mode is Mode.ACTIVE_PASSIVE and self.seen.live and not self._loaded():
+            return self._not_loaded()
         if not healthy:
             why = f"the gateway sees no healthy replica of {self.service.name} at {self.site}"
             return Item("gateway", State.FAIL, "0 healthy replicas", "open, 1", why)
         return Item("gateway", State.PASS, f"open, {healthy} healthy replicas", "open, 1")
+
+    def _loaded(self) -> bool:
+        return any(is_ready(replica, self.service.model) for replica in self.systems.replicas(self.site))
+
+    def _not_loaded(self) -> Item:
+        """Of replicas that run: nothing there can be healthy to the gateway before a failover has the model loaded."""
+        if self.service.standby is StandbyKind.COLD:
+            return Item("gateway", State.PASS, "open, cold", "open")
+        why = f"{self.site} is no warm standby now: no replica there has {self.service.model} loaded"
+        return Item("gateway", State.FAIL, "open, cold", "open, 1 with the model loaded", why, stops=False)
 
     def _drill(self) -> Item:
         for one in open_injections(self.systems.home):

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from ninelives.errors import Refused
 from ninelives.estate import Estate, Mode
+from ninelives.estate.model import StandbyKind
 from ninelives.stack.ports import REPLICAS
 
 
@@ -100,15 +101,17 @@ def parts(names: Sequence[str]) -> frozenset[Part]:
 
 
 def models_at_start(estate: Estate, site: str, active: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Models that a replica at ``site`` loads when it starts: those whose traffic the site may get.
+    """Models that a replica at ``site`` loads when it starts: those whose traffic the site may get, and those of which
+    it is a warm standby.
 
-    :param active: service to sites, as the gateway was last told; before that, as declared. A standby stays cold, so
-        that a failover has to prove that it can load and warm up.
+    :param active: service to sites, as the gateway was last told; before that, as declared. A cold standby stays cold,
+        so that a failover has to prove that it can load and warm up.
     """
     wanted = {
         service.model: None
         for service in estate.services_at(site)
-        if site in active.get(service.name, service.sites if service.mode is Mode.ACTIVE_ACTIVE else service.sites[:1])
+        if service.standby is StandbyKind.WARM
+        or site in active.get(service.name, service.sites if service.mode is Mode.ACTIVE_ACTIVE else service.sites[:1])
     }
     return tuple(wanted)
 

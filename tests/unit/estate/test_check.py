@@ -93,6 +93,7 @@ CASES: list[tuple[list[tuple[str, Any]], str, str]] = [
     # Promises that cannot be kept
     ([("services.0.objective.rto", "9s")], "services[0].objective.rto", "the warm-up of model arrival-delay (10s)"),
     ([("services.0.objective.rto", "10s")], "services[0].objective.rto", "no longer than the warm-up"),
+    ([("services.1.standby", "warm")], "services[1].standby", "has no standby: every site of an active-active service"),
     ([("services.0.objective.rpo", "14min")], "services[0].objective.rpo", "dataset flights may lose 15min"),
     ([("services.0.objective.latency", "60s")], "services[0].objective.latency", "shorter than rto"),
     ([("services.0.objective.window", "60s")], "services[0].objective.window", "make it longer"),

@@ -63,6 +63,12 @@ def test_a_standby_starts_cold_and_active_active_starts_everywhere(estate: Estat
     assert models_at_start(estate, "dublin", {}) == ("late-arrival",)
 
 
+def test_a_warm_standby_loads_what_it_stands_by_for(estate: Estate) -> None:
+    document = estate.model_dump(mode="json")
+    document["services"][0]["standby"] = "warm"
+    assert models_at_start(Estate.model_validate(document), "dublin", {}) == ("arrival-delay", "late-arrival")
+
+
 def test_after_a_failover_the_other_site_starts_warm(estate: Estate) -> None:
     moved = {"arrival-delay": ["dublin"], "late-arrival": ["paris", "dublin"]}
     assert models_at_start(estate, "paris", moved) == ("late-arrival",)
