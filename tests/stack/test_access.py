@@ -74,6 +74,9 @@ def test_each_way_to_drift_is_found(world: World) -> None:
     world.s3.delete_bucket_policy(Bucket="data")
     world.s3.put_bucket_acl(Bucket="models", ACL="public-read")
     assert world.drift() == [("public", "bucket models", "everybody")]
+    world.s3.put_bucket_acl(Bucket="data", GrantWrite='id="f00d"')
+    assert ("excess", "dataset flights", "canonicaluser:f00d") in world.drift()
+    world.s3.put_bucket_acl(Bucket="data", ACL="private")
 
     report, record = audit_access(world.systems, run="daily")
     assert (record.kind, record.facts["verdict"], record.facts["findings"][-1]["who"]) == (

@@ -42,7 +42,29 @@ class AwsAccess:
                 if (text := self._ask_bucket(self._s3.get_bucket_policy, bucket)) is not None:
                     where = f"the policy of bucket {bucket}"
                     found.append(AccessPolicy(where, json.loads(text["Policy"]), account=account))
+                if writers := self._writers(bucket):
+                    found.append(AccessPolicy(f"the access list of bucket {bucket}", writers, account=account))
         return found
+
+    def _writers(self, bucket: str) -> dict[str, Any] | None:
+        """What a bucket's access list lets other accounts do to its objects, as a policy says it.
+
+        ``READ`` of a bucket is listing its names; objects are read by their own lists.
+        """
+        acl = self._ask_bucket(self._s3.get_bucket_acl, bucket) or {"Grants": []}
+        who = [
+            grant["Grantee"]["ID"]
+            for grant in acl["Grants"]
+            if grant["Permission"] in ("WRITE", "FULL_CONTROL")
+            and grant["Grantee"].get("ID", acl["Owner"]["ID"]) != acl["Owner"]["ID"]
+        ]
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"CanonicalUser": who},
+            "Action": ["s3:PutObject", "s3:DeleteObject"],
+            "Resource": f"arn:aws:s3:::{bucket}/*",
+        }
+        return {"Statement": [statement]} if who else None
 
     def public(self, buckets: Sequence[str]) -> dict[str, str]:
         found = {}
