@@ -135,25 +135,33 @@ def rehearse(service: ServiceName, as_json: AsJson = False) -> None:
 @app.command()
 def rollback(
     service: ServiceName,
+    version: Annotated[
+        str, typer.Option("--version", help="The one that is taken back; by default the newest that was tried.")
+    ] = "",
     reason: Annotated[str, typer.Option(help="Why, for the evidence.")] = "by hand",
     by: Annotated[str, typer.Option(help="Who decides it; by default the user of this machine.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """All requests of SERVICE to the version before at once, whether its promotion goes on or is done."""
-    from ninelives.releases.journal import read
+    from ninelives.releases.journal import Outcome, newest, read
     from ninelives.releases.promotion import roll_back
 
     systems = connected()
     check_name("service", service, systems.estate.service_by_name)
-    journals = read(systems.ledger(), service)
+    journals = [one for one in read(systems.ledger(), service) if version in ("", one.plan.new)]
     if not journals:
-        raise typer.BadParameter(f"no version of {service} was ever promoted")
-    record = roll_back(systems, journals[-1].plan, by=by or getpass.getuser(), reasons=[reason])
-    old = record.facts["old"]
+        raise typer.BadParameter(f"no version {version or 'at all'} of {service} was ever promoted")
+    plan = journals[-1].plan if version else newest(journals).plan
+    record = roll_back(systems, plan, by=by or getpass.getuser(), reasons=[reason])
+    journals = read(systems.ledger(), service)
+    answers = newest(journals).serves
+    # A repeated command takes no second version back; who wants that says so.
+    kept = [one.plan for one in journals if one.outcome is Outcome.PROMOTED and not one.retired]
+    further = f"; version {kept[-1].new} can be taken back too: --version {kept[-1].new}" if kept else ""
     emit(
-        {"service": service, "version": old, "evidence": record.seq},
+        {"service": service, "version": answers, "evidence": record.seq},
         as_json=as_json,
-        text=lambda: f"{service} is answered by version {old}, evidence {record.seq}",
+        text=lambda: f"{service} is answered by version {answers}, evidence {record.seq}{further}",
     )
 
 

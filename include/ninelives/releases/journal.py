@@ -97,6 +97,11 @@ class Journal:
         return self.outcome is None or self.rolling_back
 
     @property
+    def serves(self) -> str:
+        """The version that answers once nothing is under way."""
+        return self.plan.new if self.outcome is Outcome.PROMOTED and not self.rolling_back else self.plan.old
+
+    @property
     def done(self) -> tuple[str, ...]:
         return tuple(one.facts["name"] for one in self.records if one.facts["entry"] == Entry.STEP)
 
@@ -131,6 +136,11 @@ def write(ledger: Ledger, plan: Plan, entry: Entry, name: str = "", **facts: Any
 def read(ledger: Ledger, service: str) -> list[Journal]:
     """Every run of a service, oldest first; raises ``Corrupted`` where a record is not what was written."""
     return [Journal(Plan.from_dict(one[0].facts["promotion"]), one) for one in read_runs(ledger, KIND, service)]
+
+
+def newest(journals: Sequence[Journal]) -> Journal:
+    """The one that changed something last: an earlier promotion may be taken back after a later one has failed."""
+    return max(journals, key=lambda one: max(r.seq for r in one.records if r.facts["entry"] != Entry.RETIRED))
 
 
 def of_run(ledger: Ledger, plan: Plan) -> Journal:

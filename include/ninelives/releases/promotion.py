@@ -25,10 +25,10 @@ from ninelives.estate.model import Hardware
 from ninelives.evidence.anchor import anchor
 from ninelives.gates.evidence import usable_verdict
 from ninelives.interfaces import compare, interface_breaks, signature_of
-from ninelives.ports import Answer, ObjectStore, Record, Replica, Systems, VersionSplit
+from ninelives.ports import Answer, Ledger, ObjectStore, Record, Replica, Systems, VersionSplit
 from ninelives.releases.canary import Decision, Judge, Series, judged, look
 from ninelives.releases.golden import answers_match
-from ninelives.releases.journal import Entry, Outcome, Plan, of_run, read, write
+from ninelives.releases.journal import Entry, Journal, Outcome, Plan, of_run, read, write
 from ninelives.releases.labels import labels_since
 from ninelives.releases.publish import (
     BUCKET,
@@ -305,6 +305,22 @@ def _set_traffic(systems: Systems, plan: Plan, name: str, split: VersionSplit | 
     return write(ledger, plan, Entry.TRAFFIC, name, **facts)
 
 
+def _kept_before(systems: Systems, plan: Plan) -> tuple[str, ...]:
+    """The way back of the promotion before this one, while it is kept: one that fails later must not take it away."""
+    return tuple(
+        one.plan.old
+        for one in read(systems.ledger(), plan.service)
+        if one.outcome is Outcome.PROMOTED and not (one.rolling_back or one.retired) and one.plan.new == plan.old
+    )
+
+
+def _later(ledger: Ledger, plan: Plan) -> list[Journal]:
+    """Promotions after this one whose versions are in, or on their way."""
+    journals = read(ledger, plan.service)
+    number = next(at for at, one in enumerate(journals) if one.plan.run == plan.run)
+    return [one for one in journals[number + 1 :] if one.open or one.outcome is Outcome.PROMOTED]
+
+
 def _percent(split: VersionSplit) -> dict[str, int]:
     return {version: share for version, share in split.shares.items() if share}
 
@@ -314,7 +330,8 @@ def copy_requests(systems: Systems, plan: Plan, judge: Judge = judged) -> dict[s
     policy = systems.estate.service_by_name[plan.service].release
     if policy.shadow == 0:
         return {"skipped": "the estate copies no requests"}
-    split = VersionSplit(plan.old, {plan.old: 100}, shadow=plan.new, shadow_percent=policy.shadow)
+    shares, kept = {plan.old: 100}, _kept_before(systems, plan)
+    split = VersionSplit(plan.old, shares, shadow=plan.new, shadow_percent=policy.shadow, beside=kept)
     return _watch(systems, plan, "shadow", split, policy.shadow_for, judge, last=False)
 
 
@@ -330,7 +347,7 @@ def try_on_users(systems: Systems, plan: Plan, name: str, judge: Judge = judged)
     steps = systems.estate.service_by_name[plan.service].release.canary
     number = canary_steps(systems, plan).index(name)
     share = steps[number].share
-    split = VersionSplit(plan.old, {plan.old: 100 - share, plan.new: share})
+    split = VersionSplit(plan.old, {plan.old: 100 - share, plan.new: share}, beside=_kept_before(systems, plan))
     return _watch(systems, plan, name, split, steps[number].hold, judge, last=number == len(steps) - 1)
 
 
@@ -404,7 +421,8 @@ def take_over(systems: Systems, plan: Plan) -> dict[str, Any]:
     """All requests to the new version, then pointers, replicas and registry after them. Repeated, it goes on."""
     service = systems.estate.service_by_name[plan.service]
     release, data = candidate(systems, plan)
-    _set_traffic(systems, plan, "full", VersionSplit(plan.old, {plan.new: 100, plan.old: 0}), by=plan.by, why="full")
+    full = VersionSplit(plan.old, {plan.new: 100, plan.old: 0}, beside=_kept_before(systems, plan))
+    _set_traffic(systems, plan, "full", full, by=plan.by, why="full")
     _await_answers(systems, plan, release)
     record_golden(systems.home, release)
     for site in service.sites:
@@ -447,7 +465,7 @@ def _await_answers(systems: Systems, plan: Plan, release: Release) -> None:
 def roll_back(systems: Systems, plan: Plan, *, by: str, reasons: Sequence[str]) -> Record:
     """All requests to the old version at once, then everything else as it was. Repeated, it goes on; done, it is none.
 
-    :raises Refused: the old version is not kept any more
+    :raises Refused: the old version is not kept any more, or a later promotion was not taken back
     :raises Unavailable: something could not be put back yet; requests go to the old version already. Run it again
     """
     ledger = systems.ledger()
@@ -456,17 +474,20 @@ def roll_back(systems: Systems, plan: Plan, *, by: str, reasons: Sequence[str]) 
         return ended
     if journal.retired:
         raise Refused("roll back", [f"version {plan.old} is not kept any more; register it as a new version"])
+    if later := _later(ledger, plan):
+        raise Refused("roll back", [f"version {later[-1].plan.new} came after version {plan.new}; take it back first"])
     back = write(ledger, plan, Entry.ROLL_BACK, by=by, reasons=[str(one)[:500] for one in reasons])
     by, why = back.facts["by"], "; ".join(back.facts["reasons"])
     moved = any(one.facts["entry"] == Entry.INTENT for one in journal.records)
     if moved:
-        old_only = VersionSplit(plan.old, {plan.old: 100})
+        kept = _kept_before(systems, plan)
+        old_only = VersionSplit(plan.old, {plan.old: 100}, beside=kept)
         _set_traffic(systems, plan, "back", old_only, by=by, why=why)
     problems: list[str] = []
     if journal.find(Entry.INTENT, "full"):
         _put_back(systems, plan, by, back.at)
     if moved:
-        _set_traffic(systems, plan, "served", None, by=by, why=why)
+        _set_traffic(systems, plan, "served", old_only if kept else None, by=by, why=why)
     release = read_candidate(systems.store(plan_site(systems, plan)), plan.model, plan.new)
     if release and journal.find(Entry.STEP, "warm_up"):
         record_golden(systems.home, release, candidate=True)
@@ -501,8 +522,7 @@ def retire(systems: Systems, plan: Plan, *, now: datetime | None = None) -> bool
 
     After a later promotion the gateway and the replicas are that one's: only the record is left to be made.
     """
-    journals = read(systems.ledger(), plan.service)
-    number, journal = next((at, one) for at, one in enumerate(journals) if one.plan.run == plan.run)
+    journal = of_run(systems.ledger(), plan)
     if journal.retired:
         return True
     done = journal.find(Entry.STEP, "take_over")
@@ -510,7 +530,7 @@ def retire(systems: Systems, plan: Plan, *, now: datetime | None = None) -> bool
         return False
     if (now or datetime.now(UTC)) < datetime.fromisoformat(done.facts["found"]["keep_until"]):
         return False
-    if not any(one.outcome is Outcome.PROMOTED for one in journals[number + 1 :]):
+    if not _later(systems.ledger(), plan):
         _set_traffic(systems, plan, "retire", None, by=plan.by, why=f"version {plan.old} was kept as long as declared")
         stays = plan.old in declared_stays(systems.estate, plan.service)
         for site in systems.estate.service_by_name[plan.service].sites if not stays else ():

@@ -10,7 +10,7 @@ from ninelives.errors import NinelivesError
 from ninelives.experiments import journal as experiments
 from ninelives.ports import Systems
 from ninelives.releases import stays
-from ninelives.releases.journal import Entry, Outcome, Stretch, approver, at, history, read
+from ninelives.releases.journal import Entry, Outcome, Stretch, approver, at, history, newest, read
 from ninelives.releases.publish import BUCKET, pointer_key, read_release
 from ninelives.replication.pointers import read_moves, sha256
 
@@ -36,25 +36,28 @@ def release_status(systems: Systems, service_name: str, now: datetime | None = N
         problems.append(f"registry: {error}")
     found_run = None
     if journals:
-        journal = journals[-1]
+        journal = newest(journals)
         state = "rolling back" if journal.rolling_back else str(journal.outcome or "under way")
         found_run = {"run": journal.plan.run, "state": state, "done": list(journal.done), "by": journal.plan.by}
         if shares and shares not in [dict(one) for one in journal.shares]:
             problems.append(f"the gateway sends {shares}, the ledger says {dict(journal.shares[0])}")
         if not journal.open:
-            serves = journal.plan.new if journal.outcome is Outcome.PROMOTED else journal.plan.old
+            serves = journal.serves
             elsewhere = {site: version for site, version in pointers.items() if version != serves}
             if elsewhere:
                 problems.append(f"the ledger says version {serves}, these sites serve another: {elsewhere}")
             if champion not in (None, serves):
                 problems.append(f"the ledger says version {serves}, the registry's champion is {champion}")
-        done = journal.find(Entry.STEP, "take_over")
-        if journal.outcome is Outcome.PROMOTED and not journal.rolling_back and not journal.retired and done:
+        for one in journals:
+            done = one.find(Entry.STEP, "take_over")
+            if one.outcome is not Outcome.PROMOTED or one.rolling_back or one.retired or done is None:
+                continue
             until = datetime.fromisoformat(done.facts["found"]["keep_until"])
-            found_run["keep_until"] = until.isoformat()
+            if one is journal:
+                found_run["keep_until"] = until.isoformat()
             if now > until:
                 problems.append(
-                    f"version {journal.plan.old} was to be kept until {until:%Y-%m-%d %H:%M} UTC and still is: "
+                    f"version {one.plan.old} was to be kept until {until:%Y-%m-%d %H:%M} UTC and still is: "
                     f"ninelives release retire {service.name}"
                 )
     elif split and not split.assignment:
