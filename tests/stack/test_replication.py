@@ -323,6 +323,15 @@ def test_sites_that_lived_apart_are_reconciled(paris: Site, dublin: Site) -> Non
     assert run(paris, dublin).copied == 0
 
 
+def command(environment: dict[str, str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and what was said on standard error."""
+    done = CliRunner().invoke(app, [*arguments, "--json"], env=environment)
+    if isinstance(done.exception, NinelivesError):  # main() prints it
+        return 1, done.stdout, str(done.exception)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
 def test_the_command_line_replicates_and_judges_the_lag(paris: Site, dublin: Site, tmp_path: Path) -> None:
     paris.fill(5, 100)
     paris.start()
@@ -339,21 +348,13 @@ def test_the_command_line_replicates_and_judges_the_lag(paris: Site, dublin: Sit
     }
     (home / "secrets" / "connections.json").write_text(json.dumps(connections))
     environment = {
-        **os.environ,
         "NINELIVES_HOME": str(home),
         "NINELIVES_ESTATE": str(REPOSITORY / "include" / "estates" / "demo" / "estate.yaml"),
-        "PYTHONPATH": str(REPOSITORY / "include"),
     }
 
     def ninelives(*arguments: str) -> tuple[int, object]:
-        done = subprocess.run(
-            [sys.executable, "-c", "from ninelives.cli import main; main()", "replicate", *arguments, "--json"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+        code, out, said = command(environment, "replicate", *arguments)
+        return code, json.loads(out) if out else said
 
     code, status = ninelives("status")
     assert code == 3
@@ -393,6 +394,10 @@ def test_the_command_line_replicates_and_judges_the_lag(paris: Site, dublin: Sit
     code, report = ninelives("run", "flights", "--no-record", "--shard", "1/1")
     assert code == 3
     assert "the RPO is 900 s" in report["breaches"][0]  # type: ignore[index, call-overload]
+    (home / "feed" / "acks.jsonl").write_text("{}\n")
+    code, report = ninelives("run", "flights", "--no-record")
+    assert (code, report["failures"]) == (3, [])  # type: ignore[index, call-overload]
+    assert "cannot be told: Corrupted" in report["breaches"][0]  # type: ignore[index, call-overload]
     for wrong in (("run", "nothing"), ("run", "--to", "nowhere"), ("run", "--shard", "3/2")):
         assert ninelives(*wrong)[0] == 2
     paris.kill()
@@ -421,15 +426,11 @@ def test_two_stores_and_an_estate_file_are_enough(paris: Site, dublin: Site, tmp
     environment = {"NINELIVES_HOME": str(tmp_path / "home"), "NINELIVES_ESTATE": str(demo)}
 
     def ninelives(*arguments: str, group: str = "replicate") -> tuple[int, str, str]:
-        done = CliRunner().invoke(app, [group, *arguments, "--json"], env=environment)
-        if isinstance(done.exception, NinelivesError):  # main() prints it
-            return 1, done.stdout, str(done.exception)
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        return done.exit_code, done.stdout, done.stderr
+        return command(environment, group, *arguments)
 
     connect(paris=paris.port, dublin=paris.port)
-    for command in ("run", "verify"):
-        code, out, said = ninelives(command, "flights")
+    for step in ("run", "verify"):
+        code, out, said = ninelives(step, "flights")
         assert (code, json.loads(out)["results"]) == (1, [])
         assert "name one store" in said
     connect(paris=paris.port, dublin=dublin.port)

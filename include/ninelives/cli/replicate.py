@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ninelives.adapters.connected import ConnectedEstate
     from ninelives.estate import Dataset
     from ninelives.replication.replicate import Shard
+    from ninelives.replication.status import CopyStatus
     from ninelives.replication.transfer import OnProgress
 
 app = typer.Typer(no_args_is_help=True)
@@ -60,7 +61,7 @@ def run(
 ) -> None:
     """Copy datasets, their versions and all that was made of them, and verify everything at the target.
 
-    Exit code 1 when a copy failed, 3 when one is further behind than its RPO.
+    Exit code 1 when a copy failed, 3 when one is further behind than its RPO or nobody can tell.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -172,6 +173,12 @@ def recording_wanted(connected: ConnectedEstate, wanted: bool | None) -> bool:
     return wanted is not False
 
 
+def _breach(copy: CopyStatus) -> str | None:
+    if copy.verdict == "unknown":
+        return f"how far the copy of {copy.dataset} at {copy.site} is behind cannot be told: {copy.problem}"
+    return copy.breach()
+
+
 def _failure(what: str, error: NinelivesError) -> str:
     return f"{what}: {type(error).__name__}: {'; '.join((str(error), *getattr(error, '__notes__', ())))}"
 
@@ -237,7 +244,7 @@ def _steps(
     """What the DAG does for a link, by name; each returns its results."""
     from ninelives.replication.belongings import Belongings
     from ninelives.replication.replicate import Shard, record_replication, utc_now
-    from ninelives.replication.run import breach_of, replicate_and_record
+    from ninelives.replication.run import replicate_and_record
 
     ends = (connected, dataset.name, here, there)
 
@@ -251,8 +258,7 @@ def _steps(
             status = asdict(done.status) if done.status else None
             results.append({**asdict(done.result), "status": status, "evidence": done.evidence})
             if done.status is not None:
-                breach = breach_of(connected, done.status, utc_now()) if record else done.status.breach()
-                breaches.extend(filter(None, [breach]))
+                breaches.extend(filter(None, [_breach(done.status)]))
         return results
 
     if only is not None and only.number != 1:

@@ -10,6 +10,7 @@ from unit.versions.estates import TwoSites
 
 from ninelives.adapters.ledger import SqlLedger, migrate
 from ninelives.errors import NinelivesError, Refused, Unavailable
+from ninelives.replication.manifest import build_manifest, write_manifest
 from ninelives.replication.run import breach_of, copy_of, refuse_breaches, replicate_and_record
 from ninelives.replication.status import CopyStatus
 
@@ -102,6 +103,15 @@ def test_a_copy_whose_every_attempt_fails_is_refused_by_the_judge_of_the_run(
     monkeypatch.setattr("ninelives.replication.run.utc_now", lambda: later)
     with pytest.raises(Refused, match="how far the copy of flights at dublin is behind has not been known"):
         refuse_breaches(systems, copies)
+
+
+def test_a_copy_is_behind_the_site_that_it_is_made_from_and_not_behind_a_primary_that_is_away(systems: Systems) -> None:
+    for store in systems.sites.values():
+        store.ensure_bucket("data")
+    write_manifest(systems.paris, build_manifest("flights", [], datetime.now(UTC)))
+    systems.dublin.put("data", "flights/day=1", b"written at the standby")
+    assert copy_of(systems, "flights", "paris").verdict == "met"
+    assert copy_of(systems, "flights", "paris", "dublin").verdict == "missed"
 
 
 def test_a_ledger_that_does_not_answer_does_not_let_it_pass(tmp_path: Path) -> None:
