@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def test_the_wheel_the_bundle_and_the_plugin_work_beside_a_foreign_dag(tmp_path:
     subprocess.run(
         [uv, "build", "--wheel", "--no-build-isolation", "--python", sys.executable, "-o", wheels, ROOT], **run
     )
+    inside = {name for wheel in wheels.glob("*.whl") for name in zipfile.ZipFile(wheel).namelist()}
+    ours = {
+        str(path.relative_to(folder))
+        for folder, package in ((ROOT / "include", "ninelives"), (ROOT / "plugins", "ninelives_airflow"))
+        for path in (folder / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {name for name in inside if ".dist-info/" not in name} == ours, "all that the code reads, and nothing else"
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([uv, "venv", "--python", sys.executable, tmp_path / "venv"], **run)
     subprocess.run([uv, "pip", "sync", "--python", python, ROOT / "requirements.lock"], **run)

@@ -505,6 +505,9 @@ def _dbapi(connection: sa.Connection) -> Any:
     return connection.connection.dbapi_connection
 
 
+_MIGRATE = "ninelives.adapters.ledger.migrate makes its tables, as deploy/prepare.py shows"
+
+
 def _where(url: URL) -> str:
     return f"the ledger ({url.set(password=None, query={}).render_as_string()})"
 
@@ -520,12 +523,13 @@ def _translated(where: str) -> Iterator[None]:
             case "42501":
                 raise Refused(f"use {where}", [cause]) from error
             case "42P01":
-                raise Unavailable(f"{where} has not been migrated: {cause}") from error
+                raise Unavailable(f"{where} has not been migrated: {cause}; {_MIGRATE}") from error
         raise Unavailable(f"{where} did not understand: {cause}") from error
     except exc.OperationalError as error:
         cause = _cause(error)
-        what = "has not been migrated" if cause.startswith("no such table") else "does not answer"
-        raise Unavailable(f"{where} {what}: {cause}") from error
+        if cause.startswith("no such table"):
+            raise Unavailable(f"{where} has not been migrated: {cause}; {_MIGRATE}") from error
+        raise Unavailable(f"{where} does not answer: {cause}") from error
     except exc.IntegrityError as error:
         raise Unavailable(f"{where} refused a record that does not follow the last one: {_cause(error)}") from error
     except exc.DBAPIError as error:

@@ -6,6 +6,8 @@ Exit codes: 0 done or met, 1 error, 2 wrong usage, 3 objective missed.
 from __future__ import annotations
 
 import sys
+from importlib.metadata import metadata
+from typing import NoReturn
 
 import typer
 
@@ -83,5 +85,14 @@ def main() -> None:
     try:
         app()
     except NinelivesError as error:
-        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(ExitCode.ERROR)
+        _fail(f"{type(error).__name__}: {error}")
+    except ModuleNotFoundError as error:
+        if (error.name or "ninelives").partition(".")[0] == "ninelives":
+            raise  # a mistake of ours
+        extras = ", ".join(metadata("ninelives").get_all("Provides-Extra") or ())
+        _fail(f"{error.name} is not installed: this command needs an extra, pip install 'ninelives[...]': {extras}")
+
+
+def _fail(message: str) -> NoReturn:
+    errors.print(message, style="red", markup=False, soft_wrap=True)
+    sys.exit(ExitCode.ERROR)
