@@ -375,6 +375,7 @@ def test_the_command_line_replicates_and_judges_the_lag(paris: Site, dublin: Sit
     code, status = ninelives("status", "flights", "--to", "dublin")
     assert (code, status[0]["verdict"], status[0]["lag_seconds"]) == (0, "met", 0.0)  # type: ignore[index]
     assert status[0]["proof"] == "met"  # type: ignore[index]
+    assert "T" in status[0]["replicated_at"]  # type: ignore[index]
 
     paris.flip("flights/day=0002/part-0.parquet")
     code, report = ninelives("verify", "--no-record", "--no-repair")

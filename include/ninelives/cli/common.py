@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from enum import IntEnum
 from typing import Annotated, Any
 
@@ -36,10 +37,15 @@ class ExitCode(IntEnum):
     MISSED = 3
 
 
+def _plain(value: object) -> str:
+    """What JSON has no form for; instants in ISO 8601, as the ledger writes them."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
 def emit(data: Any, *, as_json: bool, text: Callable[[], object]) -> None:
     """Print ``data`` as JSON, or what ``text`` returns for people: a string letter by letter, whatever is in it."""
     if as_json:
-        typer.echo(json.dumps(data, default=str, indent=2))
+        typer.echo(json.dumps(data, default=_plain, indent=2))
     elif isinstance(found := text(), str):
         typer.echo(found)  # rich would take [brackets] for its own and break long lines, in a path or YAML too
     else:

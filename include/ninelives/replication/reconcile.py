@@ -103,7 +103,8 @@ class ReconcileResult:
 
     def report(self) -> dict[str, Any]:
         """All of it as JSON has it."""
-        document: dict[str, Any] = json.loads(json.dumps({**asdict(self), "verdict": self.verdict}, default=str))
+        text = json.dumps({**asdict(self), "verdict": self.verdict}, default=datetime.isoformat)
+        document: dict[str, Any] = json.loads(text)
         return document
 
 
