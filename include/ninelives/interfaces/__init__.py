@@ -5,7 +5,8 @@ Where nobody declared anything, the old version's own inputs and outputs stand f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ class Signature:
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    shapes: Mapping[str, Sequence[int | str]] = dataclasses.field(default_factory=dict)
+    """Of inputs and outputs; ``any`` where a size is not fixed."""
 
 
 @dataclass(frozen=True, order=True)
@@ -44,14 +47,29 @@ class Break:
         return f"{self.consumer}: {self.field} {self.what}"
 
 
-def compare(signature: Signature, consumers: Iterable[Consumer]) -> list[Break]:
+def compare(signature: Signature, consumers: Iterable[Consumer], old: Signature | None = None) -> list[Break]:
     """Every consumer and field that the signature would break, in order; empty where it breaks nobody.
 
     Outputs that nobody reads may come and go. Types must be the same: no side of the protocol converts.
+
+    :param old: of the version that they call now, whose shapes are what they know; none: shapes are not compared
     """
     return sorted(
-        Break(consumer.name, field, what) for consumer in consumers for field, what in _breaks(signature, consumer)
+        Break(consumer.name, name, what)
+        for consumer in consumers
+        for name, what in (*_breaks(signature, consumer), *_reshaped(signature, old, consumer))
     )
+
+
+def _reshaped(signature: Signature, old: Signature | None, consumer: Consumer) -> Iterable[tuple[str, str]]:
+    for name in {*consumer.sends, *consumer.reads}:
+        before, after = old.shapes.get(name) if old else None, signature.shapes.get(name)
+        if before and after and before != after:
+            yield name, f"has the shape {_shown(before)}, and {_shown(after)} in the new version"
+
+
+def _shown(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
 
 
 def _breaks(signature: Signature, consumer: Consumer) -> Iterable[tuple[str, str]]:
@@ -78,6 +96,7 @@ def signature_of(onnx_bytes: bytes) -> Signature:
     return Signature(
         {name: _named(form[0]) for name, form in inputs.items()},
         {name: _named(form[0]) for name, form in outputs.items()},
+        {name: form[1:] for name, form in (inputs | outputs).items()},
     )
 
 

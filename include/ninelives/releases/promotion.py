@@ -43,7 +43,7 @@ from ninelives.releases.publish import (
 )
 from ninelives.releases.scan import scan
 from ninelives.releases.stays import declared_stays, staying_on
-from ninelives.serving.warm_up import settle
+from ninelives.serving.warm_up import KNOWN, UNKNOWN, WarmUp, settle
 
 LEASE_TTL = timedelta(minutes=10)
 """Longer than any step goes without renewing it."""
@@ -154,11 +154,12 @@ def check_interface(systems: Systems, plan: Plan) -> dict[str, Any]:
         raise Refused("interface", reasons)
     consumers = [one for one in systems.estate.consumers if one.service == plan.service]
     staying = staying_on(systems.estate, plan.service, plan.old, datetime.now(UTC).date())
+    old = _object(systems.store(plan_site(systems, plan)), _old_release(systems, plan))
     if consumers:
-        breaks = [str(one) for one in compare(signature_of(new), [one for one in consumers if one not in staying])]
+        asked = [one for one in consumers if one not in staying]
+        breaks = [str(one) for one in compare(signature_of(new), asked, signature_of(old))]
     else:
-        old = _old_release(systems, plan)
-        breaks = interface_breaks(_object(systems.store(plan_site(systems, plan)), old), new)
+        breaks = interface_breaks(old, new)
     if breaks:
         raise Refused("interface", breaks)
     return {
@@ -227,7 +228,8 @@ def verify_data(systems: Systems, plan: Plan) -> dict[str, Any]:
 def warm_up(systems: Systems, plan: Plan) -> dict[str, Any]:
     """Stage the new version at every site and load it at every live replica, until it has settled and answers right.
 
-    :return: ``boots``: URL to boot of each replica that is warm
+    :return: ``boots``: URL to boot of each replica that is warm; ``p50_ms`` of each, and which of them are
+        ``provisional``, because nobody knew from before how fast that version is there
     :raises Refused: a site has no live replica, or one of them could not be made ready
     """
     service = systems.estate.service_by_name[plan.service]
@@ -237,23 +239,40 @@ def warm_up(systems: Systems, plan: Plan) -> dict[str, Any]:
     old = _old_release(systems, plan)
     old_data = _object(systems.store(plan_site(systems, plan)), old)
     record_golden(systems.home, release, candidate=True)
-    boots: dict[str, str] = {}
+    signature = systems.store(plan_site(systems, plan)).get(BUCKET, signature_key(plan.model, plan.new))
+    known = _steady(systems, plan, release)
+    boots, warm = dict[str, str](), dict[str, WarmUp]()
     reasons: list[str] = []
     for site in service.sites:
         store = systems.store(site)
         stage(store, old, old_data)
         stage(store, release, data)
+        if signature is not None:  # it outlives the site where the version was staged
+            store.put(BUCKET, signature_key(plan.model, plan.new), signature)
         live = _live(systems, site)
         if not live:
             reasons.append(f"no replica is live at {site}")
         for replica in live:
-            if problem := _make_ready(replica, release):
-                reasons.append(problem)
+            ready = _make_ready(replica, release, known.get(replica.url))
+            if isinstance(ready, str):
+                reasons.append(ready)
             else:
-                boots[replica.url] = replica.attempts(plan.model).boot
+                boots[replica.url], warm[replica.url] = replica.attempts(plan.model).boot, ready
     if reasons:
         raise Refused("warm up", reasons)
-    return {"boots": boots}
+    return {
+        "boots": boots,
+        "digest": release.digest,
+        "p50_ms": {url: one.p50_ms for url, one in warm.items()},
+        "provisional": [url for url, one in warm.items() if one.provisional],
+    }
+
+
+def _steady(systems: Systems, plan: Plan, release: Release) -> dict[str, float]:
+    """URL of a replica to the median latency, in ms, with which the very same model was warm there the last time."""
+    steps = [one.find(Entry.STEP, "warm_up") for one in read(systems.ledger(), plan.service)]
+    found = [step.facts["found"] for step in steps if step]
+    return {url: p50 for one in found if one.get("digest") == release.digest for url, p50 in one["p50_ms"].items()}
 
 
 def _live(systems: Systems, site: str) -> list[Replica]:
@@ -266,19 +285,29 @@ def _live(systems: Systems, site: str) -> list[Replica]:
     return [replica for replica in systems.replicas(site) if live(replica)]
 
 
-def _make_ready(replica: Replica, release: Release) -> str | None:
+def _make_ready(replica: Replica, release: Release, steady_ms: float | None) -> WarmUp | str:
+    """How it got warm, or why it did not."""
     try:
         replica.load_version(release.model, release.version)
         rows = [release.golden[0].inputs]
-        if not settle(lambda: replica.infer_version(release.model, release.version, rows)).settled:
-            return f"{replica.url}: latency of version {release.version} did not settle"
+        warm = settle(
+            lambda: replica.infer_version(release.model, release.version, rows),
+            rule=UNKNOWN if steady_ms is None else KNOWN,
+            reference_ms=steady_ms,
+        )
+        if not warm.settled:
+            known = f", and was {steady_ms:.3g} ms when it was warm there the last time" if steady_ms else ""
+            return (
+                f"{replica.url}: latency of version {release.version} did not settle in {warm.requests} requests and "
+                f"{warm.seconds:.0f} s: its median is {warm.p50_ms:.3g} ms{known}; see what else runs there"
+            )
         for golden in release.golden:
             answer = replica.infer_version(release.model, release.version, [golden.inputs])
             if not answers_match(golden.outputs, answer.outputs, release.tolerance):
                 return f"{replica.url}: wrong golden answer {dict(answer.outputs)}"
     except NinelivesError as error:
         return f"{replica.url}: {error}"
-    return None
+    return warm
 
 
 # --- traffic -----------------------------------------------------------------------------------------------------

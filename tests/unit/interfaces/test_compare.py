@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,12 +54,28 @@ def test_no_break_is_found_exactly_where_all_is_sent_and_read_as_the_model_has_i
     assert (compare(Signature(takes, gives), [one]) == []) == kept
 
 
+def test_a_field_of_another_shape_breaks_whoever_sends_or_reads_it() -> None:
+    shapes = {"hour": ["any", 1], "carrier": ["any", 1], "arrival_delay": ["any", 1], "low": ["any", 1]}
+    old = replace(SAME, shapes=shapes)
+    assert compare(old, [BOARD], old) == []
+    assert compare(replace(SAME, shapes={**shapes, "low": ["any", 3]}), [BOARD], old) == [], "nobody reads it"
+    new = replace(SAME, shapes={**shapes, "arrival_delay": ["any", 3], "hour": ["any"]})
+    assert [str(one) for one in compare(new, [BOARD], old)] == [
+        "departure-board: arrival_delay has the shape [any, 1], and [any, 3] in the new version",
+        "departure-board: hour has the shape [any, 1], and [any] in the new version",
+    ]
+
+
 def test_the_signature_of_a_model_is_in_the_words_of_the_protocol() -> None:
     value = helper.make_tensor_value_info
     ends = [value("hour", TensorProto.INT64, [None, 1])], [value("out", TensorProto.COMPLEX64, [None, 1])]
     graph = helper.make_graph([helper.make_node("Cast", ["hour"], ["out"], to=TensorProto.COMPLEX64)], "g", *ends)
     found = signature_of(helper.make_model(graph).SerializeToString())
-    assert found == Signature({"hour": "INT64"}, {"out": f"ONNX type {onnx.TensorProto.COMPLEX64}"})
+    assert found == Signature(
+        {"hour": "INT64"},
+        {"out": f"ONNX type {onnx.TensorProto.COMPLEX64}"},
+        {"hour": ["any", 1], "out": ["any", 1]},
+    )
 
 
 def test_an_interface_that_callers_cannot_use_any_more_is_named_field_by_field() -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import sleep
 from typing import Any
 
+import onnx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.promotion import MODEL, Memory, killed_after, release_of
+from support.models import sum_model
+from support.promotion import MODEL, Memory, MemoryReplica, killed_after, release_of
 
 from ninelives.adapters.model_signing import ModelSigner, make_keys
 from ninelives.errors import Corrupted, Refused
@@ -18,7 +22,7 @@ from ninelives.releases import canary, promotion
 from ninelives.releases.canary import Decision
 from ninelives.releases.journal import Entry, Outcome, Stretch, at, history, of_run, read
 from ninelives.releases.promotion import begin, promote, retire, roll_back, scan_artefact
-from ninelives.releases.publish import newest_golden_version, read_release, stage
+from ninelives.releases.publish import BUCKET, newest_golden_version, read_release, signature_key, stage
 from ninelives.releases.staging import stage_file
 from ninelives.releases.status import release_history, release_status
 
@@ -100,6 +104,29 @@ def test_a_worse_version_is_rolled_back_and_begins_anew_only_when_asked(tmp_path
     assert promote(systems, plan, approve=lambda: None, judge=yes).facts["outcome"] == "promoted"  # type: ignore[arg-type]
 
 
+def test_a_version_that_was_warm_before_must_get_as_fast_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = Memory(tmp_path)
+    run(systems, no)
+    (first,) = (one.find(Entry.STEP, "warm_up") for one in read(systems.ledger(), MODEL))
+    assert first
+    assert first.facts["found"]["provisional"] == ["http://paris", "http://dublin"], "nobody knew how fast it is"
+    replica, answer = systems.replicas("dublin")[0], MemoryReplica.infer_version
+
+    def slow(model: str, version: str, rows: Any) -> Any:
+        sleep(0.005)
+        return answer(replica, model, version, rows)
+
+    monkeypatch.setattr(replica, "infer_version", slow)
+    monkeypatch.setattr(promotion, "KNOWN", replace(promotion.KNOWN, max_requests=120))
+    again = begin(systems, MODEL, "2", by="ada", again=True)  # type: ignore[arg-type]
+    ended = promote(systems, again, approve=lambda: None, judge=yes)  # type: ignore[arg-type]
+    assert ended.facts["outcome"] == "rolled back"
+    assert "http://dublin: latency of version 2 did not settle in 120 requests" in ended.facts["why"]
+    assert "http://paris" not in ended.facts["why"]
+
+
 def test_undecided_is_no_yes(tmp_path: Path) -> None:
     systems = Memory(tmp_path)
     record = run(systems, unsure)
@@ -164,6 +191,14 @@ def test_whoever_relies_on_what_the_new_version_does_not_have_is_named(tmp_path:
     )
     systems.estate = systems.estate.model_copy(update={"consumers": (shop,)})
     assert "shop: delay is read, and the new version does not give it" in run(systems).facts["why"]
+    shop = shop.model_copy(update={"reads": {"total": Datatype.FP32}})
+    systems.estate = systems.estate.model_copy(update={"consumers": (shop,)})
+    model = onnx.load_model_from_string(sum_model())
+    model.graph.initializer[0].CopyFrom(onnx.helper.make_tensor("bias", onnx.TensorProto.FLOAT, [3], [0.0] * 3))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
+    stage(systems.store("paris"), *release_of("3", 2.0, bytes(model.SerializeToString())))
+    with pytest.raises(Refused, match=r"shop: total has the shape \[any, 1\], and \[any, 3\] in the new version"):
+        promotion.check_interface(systems, begin(systems, MODEL, "3", by="ada"))
 
 
 def test_without_a_look_at_accelerators_only_a_model_that_needs_none_comes_in(tmp_path: Path) -> None:
@@ -324,6 +359,10 @@ def test_an_estate_with_a_key_lets_in_only_what_that_key_has_signed(tmp_path: Pa
         scan_artefact(systems, plan)
     stage_file(systems, MODEL, "2", systems.two[1], data_version="none")
     assert scan_artefact(systems, plan)["signed"]
+    promotion.warm_up(systems, plan)
+    signatures = {store.get(BUCKET, signature_key(MODEL, "2")) for store in systems.stores().values()}
+    assert len(signatures) == 1, "it is at every site, as the version is"
+    assert None not in signatures
     systems.signer = lambda: ModelSigner(*make_keys())
     with pytest.raises(Corrupted, match="not signed with the estate's key"):
         scan_artefact(systems, plan)
