@@ -5,8 +5,8 @@ Put an encrypted copy of everything that the loss of every site must not take in
 
 - **Runs** by the estate's `backups.schedule`, or by hand.
 - **Holds** weights and pointers of every release, the registry (database and artefacts as of one instant), the ledger,
-  Airflow's metadata, the estate and what was compiled from it, the gate's suites and DVC's lists of files. Not the
-  data: sites keep verified copies of it.
+  Airflow's metadata, the estate and what was compiled from it, the gate's suites, DVC's lists of files, and what models
+  that go on learning have learnt. Not the data: sites keep verified copies of it.
 - **Checks** each source while reading it. What is damaged at one site is taken from another; what is damaged everywhere
   is left out. Older backups still have it.
 - **Can only add**: what retention no longer wants, the vault's keeper removes with a key of its own.

@@ -18,10 +18,11 @@ from support.models import publish
 from support.postgres import postgres, run_sql
 from support.processes import ROOT, wait_until
 from support.vault import OPERATOR_KEY, flip
+from unit.state.worlds import model, updates
 
 from ninelives.backups.keep import retain
 from ninelives.backups.manifest import NAME
-from ninelives.backups.proof import choose, examine, prove_restore, refuse_unproven
+from ninelives.backups.proof import choose, examine, prove_restore, refuse_unproven, states_verify
 from ninelives.backups.restore import restore
 from ninelives.backups.run import back_up, refuse_suspect, snapshots
 from ninelives.errors import Corrupted, Refused, Unavailable
@@ -139,6 +140,24 @@ def test_what_is_damaged_at_one_site_is_taken_from_the_other_and_at_both_left_ou
     assert (done.folder / artefact).read_bytes() == b"a pickled model"
 
 
+def test_what_a_model_has_learnt_comes_back_and_a_log_that_was_cut_is_told(world: BackedUp, tmp_path: Path) -> None:
+    model(world.home.state).learn(updates(*range(20)))
+    first = back_up(world.systems)
+    assert first.facts["findings"] == []
+    done = restore(world.systems, "latest", tmp_path / "to")
+    assert done.manifest.parts["state"].facts["learnt"]["delay"]["seq"] == 20
+    assert model(done.folder / "state").current().state == model(world.home.state).current().state
+    assert states_verify(done.folder, done.manifest) == []
+    (done.folder / "state/delay/updates.jsonl").write_bytes(b"")
+    assert "its log ends at update 0, and had 20" in states_verify(done.folder, done.manifest)[0]
+
+    log = world.home.state / "delay" / "updates.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:7]))
+    told = back_up(world.systems).facts["findings"]
+    assert told[0] == "state/delay was left out: delay: its log ends at update 7, and had 20"
+    assert not [name for name in files(restore(world.systems, "latest", tmp_path / "cut").folder) if "delay" in name]
+
+
 @pytest.mark.soak
 def test_a_source_that_shrank_is_told_and_the_older_backup_stays(world: BackedUp) -> None:
     first = back_up(world.systems)
@@ -174,20 +193,23 @@ def test_a_flipped_bit_in_the_vault_reaches_no_place_and_is_found_by_reading(wor
     assert check.facts["read"] == [], "what was found damaged was not read in peace"
     with pytest.raises(Corrupted, match="keep the vault for a look, and begin another"):
         refuse_unproven([check, proof])
-    after = back_up(world.systems)  # the manifest before was in what was damaged
-    assert (after.facts["verdict"], len(after.facts["findings"])) == ("missed", 1)
-    assert "was not compared with" in after.facts["findings"][0]
-    assert restore(world.systems, "latest", to).snapshot.id == after.facts["snapshot"]
+    damage_all(world)
+    (finding,) = back_up(world.systems).facts["findings"]
+    assert "was not compared with" in finding, "it is made all the same"
+
+
+def damage_all(world: BackedUp) -> None:
+    for path in world.vault.files("data"):
+        path.chmod(0o600)
+        path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
 
 
 @pytest.mark.soak
 def test_beside_a_damaged_vault_another_one_is_begun_and_misses_nothing(world: BackedUp, tmp_path: Path) -> None:
     for _ in range(2):
         back_up(world.systems)
-    for path in world.vault.files("data"):
-        path.chmod(0o600)
-        path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
-    assert back_up(world.systems).facts["findings"], "it is made all the same"
+    damage_all(world)
+    assert len(back_up(world.systems).facts["findings"]) == 2
     with pytest.raises(Corrupted):
         restore(world.systems, "latest", tmp_path / "to")  # what did not change is shared with the damaged ones
 

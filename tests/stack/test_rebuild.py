@@ -17,6 +17,7 @@ from support.models import ROW
 from support.processes import ROOT, wait_until
 from support.scenarios import World, light_estate
 from typer.testing import CliRunner
+from unit.state.worlds import model, updates
 
 from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.connections import FileConnections
@@ -41,6 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with light_estate(tmp_path_factory.mktemp("rebuild"), vault=True) as started:
         started.systems.ledger().append("release", "alpha", {"version": "1"})
         airflows_own(started)
+        model(started.home.state).learn(updates(*range(20)))
         refuse_suspect(back_up(started.systems))
         yield started
 
@@ -145,6 +147,8 @@ def test_with_nothing_but_the_vault_the_estate_answers_again_and_its_ledger_veri
     )
     for service in rebuilt.estate.services:
         assert dict(rebuilt.client(service)([ROW]).outputs)["total"] == [3.5]
+    assert model(stranger.home.state).current().state == model(world.home.state).current().state
+    assert "updates that delay learnt after number 20: send them again, each key counts once" in report["lacking"]
     ledger = rebuilt.ledger()
     assert verify_ledger(ledger, rebuilt.stores()).verdict == "whole"
     assert ledger.ledger_id == world.systems.ledger().ledger_id, "the same ledger goes on"
@@ -233,6 +237,28 @@ def test_the_drill_of_a_lost_control_plane_names_the_fate_of_every_run(world: Wo
 def backup(*arguments: str) -> tuple[int, str, str]:
     done = CliRunner().invoke(app, ["backup", *arguments])
     return done.exit_code, done.stdout, done.output + str(done.exception or "")
+
+
+def test_what_a_model_has_learnt_is_put_back_and_what_came_since_is_kept_aside(world: World) -> None:
+    systems = world.systems
+    systems.ledger().close()  # type: ignore[attr-defined]
+    lifecycle.down(world.home)
+    words = ["restore", "latest", "--into", "state", "--json"]
+    log = world.home.state / "delay" / "updates.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole[:1000])
+    code, out, said = backup(*words)
+    assert code == 0, said
+    assert log.read_bytes() == whole
+    aside = Path(json.loads(out)["kept"]["state"])
+    assert (aside / "delay" / "updates.jsonl").read_bytes() == whole[:1000], "nothing is thrown away"
+    model(world.home.state).learn(updates(20))
+    code, _, said = backup(*words)
+    assert code == 1
+    assert "delay has learnt 21 updates, of which the backup has 20 or others" in said
+    assert backup(*words, "--replace")[0] == 0
+    assert log.read_bytes() == whole
+    lifecycle.up(world.home)
 
 
 def test_the_control_plane_is_put_back_into_the_stopped_estate_and_nothing_is_thrown_away(world: World) -> None:

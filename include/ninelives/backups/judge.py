@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -9,11 +10,14 @@ from ninelives.backups.contents import IMMUTABLE
 from ninelives.backups.manifest import BackupManifest
 from ninelives.backups.retention import AHEAD
 from ninelives.estate.units import format_duration
+from ninelives.state.log import Position
 
 MAX_SHRINK = 0.2
 """Share of a part's files, bytes or rows that may be gone since the backup before: people delete, disks vanish."""
 _FRICTION = {"airflow", "estate", "suites"}
 """Parts whose size says little: people clean Airflow's history and rewrite files."""
+_WRITTEN_ONCE = re.compile(r"state/[^/]+/versions/[^/]+|models/pointers/[^/]+/[^/]+/(moves|releases)/[^/]+")
+"""Of a version that learns, and what leads to a pointer: they never change either."""
 _CLOCKED = "toc.dat"
 """A dump's table of contents holds the time at which it was made."""
 
@@ -60,7 +64,13 @@ def _contents(manifest: BackupManifest) -> dict[str, str]:
 def known_bytes(before: BackupManifest | None) -> dict[str, str]:
     """Path to SHA-256 of everything in a backup that can never change."""
     objects = before.content.objects if before else ()
-    return {one.key: one.sha256 for one in objects if one.key.startswith(IMMUTABLE)}
+    return {one.key: one.sha256 for one in objects if one.key.startswith(IMMUTABLE) or _WRITTEN_ONCE.fullmatch(one.key)}
+
+
+def learnt_until(before: BackupManifest | None) -> dict[str, Position]:
+    """Model that goes on learning to the last update that a backup has of it."""
+    part = before.parts.get("state") if before else None
+    return {model: Position(**end) for model, end in part.facts["learnt"].items()} if part else {}
 
 
 def staleness(made_at: Sequence[datetime], rpo: timedelta, now: datetime) -> str | None:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ninelives.backups.judge import staleness
+from ninelives.backups.judge import learnt_until, staleness
 from ninelives.backups.manifest import BackupManifest
 from ninelives.backups.restore import fetch, staged, workplace
 from ninelives.backups.retention import AHEAD, kept
@@ -28,6 +28,7 @@ from ninelives.estate.units import format_duration
 from ninelives.evidence.anchor import read_anchors
 from ninelives.evidence.chain import verify_chain
 from ninelives.ports import Ledger, ObjectStore, Record, ScratchServer, Snapshot, Systems
+from ninelives.state.kept import check_model
 
 CHECK, RESTORE = "backup-check", "backup-restore"
 
@@ -188,7 +189,7 @@ def prove_restore(systems: Systems, name: str, *, run: str = "", now: datetime |
             manifest = fetch(systems, snapshot, folder)
             size = manifest.content.size
             took["restored and checked"] = time.monotonic() - began
-            problems += _models_answer(folder)
+            problems += [*_models_answer(folder), *states_verify(folder, manifest)]
             took["models answered"] = time.monotonic() - began
             problems += _databases_come_up(systems, folder, manifest)
             took["databases came up"] = time.monotonic() - began
@@ -229,6 +230,17 @@ def _models_answer(folder: Path) -> list[str]:
         if done.returncode:
             said = (done.stdout or done.stderr).strip().splitlines() or [f"it ended with {done.returncode}"]
             problems.append(f"model {path.parent.name}: {said[-1]}")
+    return problems
+
+
+def states_verify(folder: Path, manifest: BackupManifest) -> list[str]:
+    """Read each model that goes on learning: every update in its chain, its pointer and its state."""
+    problems = []
+    for model, end in learnt_until(manifest).items():
+        try:
+            check_model(folder / "state" / model, end)
+        except (Corrupted, OSError) as error:
+            problems.append(f"state: {error}")
     return problems
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import ninelives
 from ninelives.backups.contents import collect
-from ninelives.backups.judge import compare, known_bytes, staleness
+from ninelives.backups.judge import compare, known_bytes, learnt_until, staleness
 from ninelives.backups.manifest import NAME, SIGNATURE, BackupManifest, describe, parse_manifest
 from ninelives.errors import Corrupted, Refused, Unavailable
 from ninelives.estate import Estate
@@ -84,7 +84,7 @@ def back_up(systems: Systems, *, run: str = "", now: datetime | None = None) -> 
     with _staging(systems.home) as stage:
         identity, earlier = vault.identity(), snapshots(systems)
         before, damaged = _newest_whole(vault, systems.signer(), earlier)
-        contents = collect(systems, stage, known_bytes(before))
+        contents = collect(systems, stage, known_bytes(before), learnt_until(before))
         contents.findings += [*damaged, *_another_vault(systems.ledger(), systems.estate, identity)]
         manifest = describe(
             stage,

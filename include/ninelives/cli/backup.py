@@ -96,7 +96,9 @@ def restore(
     to: Annotated[Path | None, typer.Option(help="A new or empty folder.")] = None,
     into: Annotated[
         list[str] | None,
-        typer.Option(help="Instead: this part of the stopped local estate: ledger, registry, airflow or models."),
+        typer.Option(
+            help="Instead: this part of the stopped local estate: ledger, registry, airflow, models or state."
+        ),
     ] = None,
     part: Annotated[
         list[str] | None, typer.Option(help="Only this part, like models or ledger; may be repeated.")
@@ -140,7 +142,7 @@ def _restore_into(backup: str, targets: list[str], replace: bool, as_json: bool)
         f"{', '.join(done.targets)} of backup {done.snapshot[:12]} ({done.made_at[:19]}) is in its place, "
         f"evidence {done.evidence}; the estate is stopped: `ninelives stack up`",
         *(
-            f"  what {name} was is kept as {'folder' if name == 'artefacts' else 'database'} {kept}"
+            f"  what {name} was is kept as {'folder' if '/' in kept else 'database'} {kept}"
             for name, kept in done.kept.items()
         ),
         *([f"  {done.records_lost} records of evidence are lost"] if done.records_lost else []),

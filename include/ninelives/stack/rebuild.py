@@ -22,8 +22,9 @@ from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.connections import FileConnections
 from ninelives.adapters.ledger import migrate
 from ninelives.backups.contents import ARTEFACTS
+from ninelives.backups.judge import learnt_until
 from ninelives.backups.manifest import BackupManifest
-from ninelives.backups.proof import ledger_problems
+from ninelives.backups.proof import ledger_problems, states_verify
 from ninelives.backups.restore import fetch_from, staged
 from ninelives.backups.run import clear, resolve
 from ninelives.errors import Corrupted, Refused
@@ -99,6 +100,8 @@ def rebuild(
         manifest = fetch_from(vault, signer, snapshot, folder)
         done.findings = manifest.findings
         took("restored and checked")
+        if problems := states_verify(folder, manifest):
+            raise Corrupted(f"{'; '.join(problems)}; rebuild from an older backup")
         declared, release_files = _files(home, folder)
         try:
             lifecycle.up(home, home.root / "estate.yaml", frozenset(Part))
@@ -147,6 +150,10 @@ def lacking(estate: Estate, manifest: BackupManifest) -> tuple[str, ...]:
     return (
         f"whatever was written after {made}: evidence after record {head}, and runs that began later",
         *(
+            f"updates that {model} learnt after number {end.seq}: send them again, each key counts once"
+            for model, end in sorted(learnt_until(manifest).items())
+        ),
+        *(
             f"the data of {one.name}, of which {', '.join((one.primary, *one.copies))} had copies: bring it from where "
             "one is left, or from its source; `ninelives data restore` names the files of each model"
             for one in estate.datasets
@@ -191,8 +198,9 @@ def _files(home: Home, folder: Path) -> tuple[Estate, list[tuple[str, Path]]]:
     if state.exists():
         home.gateway.mkdir(parents=True, exist_ok=True)
         write_atomically(home.gateway / _STATE, state.read_bytes())
-    if (folder / "suites").is_dir():
-        (folder / "suites").rename(home.root / "expectations")
+    for part, place in (("suites", home.root / "expectations"), ("state", home.state)):
+        if (folder / part).is_dir():
+            (folder / part).rename(place)
     pointers = folder / "models" / "pointers"
     return declared, [
         (site, path) for site in declared.site_names for path in sorted((pointers / site).glob("*/release.json"))

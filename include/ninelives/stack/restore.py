@@ -7,6 +7,7 @@ that was there stays beside the new one under a dated name, and an artefact with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +17,15 @@ from ninelives.adapters.connected import ConnectedEstate
 from ninelives.adapters.ledger import migrate
 from ninelives.adapters.postgres_dumps import count_rows, unfinished_runs
 from ninelives.backups.contents import ARTEFACTS
+from ninelives.backups.judge import learnt_until
 from ninelives.backups.manifest import BackupManifest
+from ninelives.backups.proof import states_verify
 from ninelives.backups.restore import fetch, staged, workplace
 from ninelives.backups.run import resolve, snapshots
 from ninelives.drills.from_vault import judge_runs
-from ninelives.errors import NinelivesError, Refused, Unavailable
+from ninelives.errors import Corrupted, NinelivesError, Refused, Unavailable
 from ninelives.evidence.anchor import anchor, set_aside
+from ninelives.files import sync_folder
 from ninelives.home import Home
 from ninelives.ports import ObjectStore, UnfinishedRun
 from ninelives.releases.publish import BUCKET as MODELS
@@ -29,10 +33,11 @@ from ninelives.stack import databases, lifecycle
 from ninelives.stack.local import LocalEstate
 from ninelives.stack.programs import Part, primary_site
 from ninelives.stack.rebuild import check_ledger, put_tree
+from ninelives.state.kept import check_model, locked, models
 
 KIND = "restore"
 """Of the evidence, in the ledger as it is afterwards."""
-TARGETS = ("ledger", "registry", "airflow", "models")
+TARGETS = ("ledger", "registry", "airflow", "models", "state")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Replaced:
     made_at: str
     targets: tuple[str, ...]
     kept: dict[str, str]
-    """Database to what the one that was there is called now, and ``artefacts`` to the folder that has them."""
+    """Database to what the one before is called now; ``artefacts`` and ``state`` to the folder that has theirs."""
     objects: int
     """Put back into the sites' stores: what was lost of models, and of the registry's artefacts."""
     records_lost: int
@@ -81,13 +86,15 @@ def _restore(home: Home, name: str, targets: tuple[str, ...], replace: bool) -> 
     snapshot = resolve(snapshots(systems), name)
     with staged(workplace(home)) as folder:
         manifest = fetch(systems, snapshot, folder, targets)
-        parts = [target for target in targets if target != "models"]
+        parts = [target for target in targets if target not in ("models", "state")]
         dumps = {one: folder / part / one for part in parts for one in manifest.parts[part].facts["databases"]}
         if (newer := _newer(local, systems, folder, manifest, targets)) and not replace:
             raise Refused("restore", [*newer, "what is there would be set aside: say --replace if it should be"])
         databases.load_beside(local, dumps)
         if "ledger" in targets:
             check_ledger(local, manifest)
+        if problems := states_verify(folder, manifest) if "state" in targets else []:
+            raise Corrupted(f"{'; '.join(problems)}; restore an older backup")
         then = _unfinished(local, f"airflow{databases.RESTORED}") if "airflow" in targets else None
         now = _unfinished(local, "airflow") if then is not None else None
         kept = databases.swap(local, tuple(dumps), datetime.now(UTC)) if dumps else {}
@@ -100,6 +107,10 @@ def _restore(home: Home, name: str, targets: tuple[str, ...], replace: bool) -> 
             aside = workplace(home) / f"artefacts-before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
             objects += _artefacts(systems, folder, aside)
             kept |= {"artefacts": str(aside)} if aside.exists() else {}
+        if "state" in targets:
+            aside = workplace(home) / f"state-before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+            _states(home, folder / "state", aside)
+            kept |= {"state": str(aside)} if aside.exists() else {}
     runs = judge_runs(then, now) if then is not None else []
     ledger = systems.ledger()
     head, lost = ledger.head().seq, dict[str, list[int]]()
@@ -136,6 +147,9 @@ def _newer(
     for part in targets:
         if part == "models":
             found += _other_releases(systems, folder)
+            continue
+        if part == "state":
+            found += _other_updates(systems.home, manifest)
             continue
         said = manifest.parts[part]
         rows = 0
@@ -178,6 +192,33 @@ def _other_releases(systems: ConnectedEstate, folder: Path) -> list[str]:
         for path in sorted((folder / "models" / "pointers" / site).glob("*/release.json"))
         if store.get(MODELS, f"{path.parent.name}/{path.name}") not in (None, path.read_bytes())
     ]
+
+
+def _other_updates(home: Home, manifest: BackupManifest) -> list[str]:
+    """Where a model has learnt what the backup does not have; one that is damaged has learnt nothing."""
+    found = []
+    for model, end in learnt_until(manifest).items():
+        try:
+            there = check_model(home.state / model)
+        except (Corrupted, OSError):
+            continue
+        if there.seq > end.seq or (there.seq == end.seq and there != end):
+            found.append(f"{model} has learnt {there.seq} updates, of which the backup has {end.seq} or others")
+    return found
+
+
+def _states(home: Home, states: Path, aside: Path) -> None:
+    """Model by model, by a rename; what was there goes to the folder ``aside``."""
+    home.state.mkdir(exist_ok=True)
+    for folder in models(states):
+        place = home.state / folder.name
+        with ExitStack() as held:
+            if place.exists():
+                held.enter_context(locked(place))
+                aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+                place.rename(aside / folder.name)
+            folder.rename(place)
+    sync_folder(home.state)
 
 
 def _models(systems: ConnectedEstate, folder: Path) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,10 @@ GENESIS = "0" * 64
 """``previous`` of the first update, and the hash of an empty log."""
 _LINE = re.compile(rb'\{"hash":"(?P<hash>[0-9a-f]{64})",(?P<hashed>.*)', re.DOTALL)
 """RFC 8785 writes names in order, so that ``hash`` comes first."""
+_CHAINED = re.compile(
+    rb'\{"hash":"(?P<hash>[0-9a-f]{64})",(?P<hashed>"previous":"(?P<previous>[0-9a-f]{64})","seq":(?P<seq>\d{1,18}),.*)\n',
+    re.DOTALL,
+)
 
 
 class Update(BaseModel):
@@ -152,6 +156,26 @@ class UpdateLog:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise Corrupted(f"{self.path}:{number}: not what was written ({what}); restore the log") from error
+
+
+def read_positions(path: Path) -> Iterator[Position]:
+    """Every update's number and hash, checked in turn and no more kept than one: for whoever does not learn from them.
+
+    :raises Corrupted: a line is not what was written, or not where it was written
+    """
+    last = Position()
+    with path.open("rb") as file:
+        for line in file:
+            parts = _CHAINED.fullmatch(line)
+            if (
+                parts is None
+                or _hash(parts["hashed"]) != parts["hash"].decode()
+                or parts["previous"].decode() != last.hash
+                or int(parts["seq"]) != last.seq + 1
+            ):
+                raise Corrupted(f"{path}:{last.seq + 1}: not what was written there; restore the log")
+            last = Position(last.seq + 1, parts["hash"].decode())
+            yield last
 
 
 def _canonical(update: Update) -> bytes:
