@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import yaml
-from support.airflow_runs import Api, Run, api_server, environment, make_database, run_by_hand, run_cleared
+from support.airflow_runs import (
+    Api,
+    Run,
+    answer,
+    api_server,
+    environment,
+    forge,
+    make_database,
+    meanwhile,
+    run_by_hand,
+    run_cleared,
+)
 from support.fab import ENVIRONMENT
 from support.processes import wait_until
 from support.two_sites import Systems, World, two_sites
@@ -100,43 +110,6 @@ def where(world: World) -> tuple[str, ...]:
 def told(world: World, run: Run) -> list[tuple[str, str | None]]:
     records = world.systems().ledger().records(kind="human-task")
     return [(one.facts["state"], one.facts.get("by")) for one in reversed(records) if one.facts["run"] == run.id]
-
-
-Act = Callable[[AirflowApi, str], object]
-
-
-@contextmanager
-def meanwhile(api: Api, *acts: tuple[str, Act], dag: str = "fail_over") -> Iterator[None]:
-    """Each time that the run waits for a person, the next of these acts, signed in as who they are."""
-    wrong: list[BaseException] = []
-    gone, left = threading.Event(), list(acts)
-
-    def sit() -> None:
-        estate, runs = api.of("ninelives"), f"/api/v2/dags/{dag}/dagRuns"
-        while left and not (gone.wait(0.5) or wrong):
-            asked = estate._send("GET", f"{runs}/~/hitlDetails", params={"response_received": False}).json()
-            for one in (question["task_instance"] for question in asked["hitl_details"]):
-                if one["state"] == "awaiting_input":
-                    person, act = left.pop(0)
-                    try:
-                        task = f"{one['dag_run_id']}/taskInstances/{one['task_id']}/{one['map_index']}"
-                        act(api.of(person), f"{runs}/{task}")
-                    except BaseException as error:
-                        wrong.append(error)
-                        estate._send("PATCH", f"{runs}/{one['dag_run_id']}", json={"state": "failed"})
-                        break
-
-    thread = threading.Thread(target=sit, daemon=True)
-    thread.start()
-    yield
-    gone.set()
-    thread.join()
-    assert (wrong, left) == ([], [])
-
-
-def answer(choice: str) -> Act:
-    body = {"chosen_options": [choice], "params_input": {}}
-    return lambda api, task: api._send("PATCH", f"{task}/hitlDetails", json=body)
 
 
 @ONCE
@@ -245,13 +218,6 @@ def moved_to_dublin(world: World, **failback: str) -> None:
     assert (record.facts["outcome"], problem) == ("moved", None)
     reopen_site(systems, "paris", holder=f"return-{record.seq}")
     declare(world, "10min", approval="four-eyes", **failback)
-
-
-def forge(api: AirflowApi, task: str) -> None:
-    task = task.removesuffix("/-1")
-    api._send("PATCH", task, json={"new_state": "success"})
-    forged = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "grace"}}
-    api._send("POST", f"{task}/xcomEntries", json={"key": "return_value", "value": forged})
 
 
 def clear(api: AirflowApi, run: str, *tasks: str) -> None:

@@ -49,11 +49,24 @@ def make_database() -> None:
         initdb()
 
 
-def run_by_hand(dag_id: str, conf: Mapping[str, Any] | None = None, folder: Path = ROOT / "dags") -> Run:
-    """As a person starts it, with a form where it has one; the run's user is ``dag_test``."""
+def run_by_hand(
+    dag_id: str, conf: Mapping[str, Any] | None = None, folder: Path = ROOT / "dags", *, by: str = "dag_test"
+) -> Run:
+    """As a person starts it, with a form where it has one.
+
+    :param by: who; of itself ``dag.test()`` has one name for everybody
+    """
+    from airflow.models.dagrun import get_or_create_dagrun
+
+    def create(**given: Any) -> Any:
+        return get_or_create_dagrun(**{**given, "triggering_user_name": by})
+
     bundle = {"name": folder.name, "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle"}
     bundles = json.dumps([{**bundle, "kwargs": {"path": str(folder)}}])
-    with patch.dict(os.environ, {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": bundles}):
+    with (
+        patch.dict(os.environ, {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": bundles}),
+        patch("airflow.models.dagrun.get_or_create_dagrun", create),
+    ):
         return _seen(_dag(dag_id, folder).test(run_conf=dict(conf) if conf else None))
 
 
@@ -195,6 +208,53 @@ class Person:
                     body = {"chosen_options": [self.choice], "params_input": {}}
                     self.api._send("PATCH", f"{task}/hitlDetails", json=body)
                     self.answered.append(one["task_id"])
+
+
+Act = Callable[[AirflowApi, str], object]
+
+
+@contextmanager
+def meanwhile(api: Api, *acts: tuple[str, Act], dag: str = "fail_over") -> Iterator[None]:
+    """Each time that the run waits for a person, the next of these acts, signed in as who they are."""
+    wrong: list[BaseException] = []
+    gone, left = threading.Event(), list(acts)
+
+    def sit() -> None:
+        estate, runs = api.of("ninelives"), f"/api/v2/dags/{dag}/dagRuns"
+        while left and not (gone.wait(0.5) or wrong):
+            asked = estate._send("GET", f"{runs}/~/hitlDetails", params={"response_received": False}).json()
+            for one in (question["task_instance"] for question in asked["hitl_details"]):
+                if one["state"] == "awaiting_input":
+                    person, act = left.pop(0)
+                    try:
+                        task = f"{one['dag_run_id']}/taskInstances/{one['task_id']}/{one['map_index']}"
+                        act(api.of(person), f"{runs}/{task}")
+                    except BaseException as error:
+                        wrong.append(error)
+                        estate._send("PATCH", f"{runs}/{one['dag_run_id']}", json={"state": "failed"})
+                        break
+
+    thread = threading.Thread(target=sit, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        gone.set()
+        thread.join()
+    assert (wrong, left) == ([], [])
+
+
+def answer(choice: str) -> Act:
+    body = {"chosen_options": [choice], "params_input": {}}
+    return lambda api, task: api._send("PATCH", f"{task}/hitlDetails", json=body)
+
+
+def forge(api: AirflowApi, task: str) -> None:
+    """What anybody who may edit the DAG can write: that the task is done, and an answer that nobody gave."""
+    task = task.removesuffix("/-1")
+    api._send("PATCH", task, json={"new_state": "success"})
+    forged = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "grace"}}
+    api._send("POST", f"{task}/xcomEntries", json={"key": "return_value", "value": forged})
 
 
 def environment(home: Path, connections: Mapping[str, Any], setenv: Callable[[str, str], None]) -> None:
