@@ -23,7 +23,7 @@ from ninelives.errors import Corrupted, Refused
 from ninelives.estate.residency import refuse_breach
 from ninelives.ports import ObjectStore, Scalar, Systems
 from ninelives.replication.manifest import ManifestObject, Sha256
-from ninelives.replication.transfer import Delivery, Link, OnProgress, deliver, link_between
+from ninelives.replication.transfer import Delivery, Link, OnProgress, deliver, link_between, try_each
 
 CHECKPOINTS = "checkpoints"
 """The bucket."""
@@ -345,4 +345,5 @@ def replicate_checkpoints(
     for model in models:
         refuse_breach(systems.estate, systems.estate.model_by_name[model].trained_on, target)
     link = link_between(systems, source, target)
-    return [replicate_stream(link, stream, on_progress) for stream in (streams(link.source, models) if models else ())]
+    found = streams(link.source, models) if models else []
+    return try_each(lambda stream: replicate_stream(link, stream, on_progress), found)

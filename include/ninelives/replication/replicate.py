@@ -53,6 +53,7 @@ from ninelives.replication.transfer import (
     link_between,
     set_aside,
     some,
+    try_each,
 )
 
 MODELS = "models"
@@ -722,7 +723,7 @@ def replicate_models(
     """
     target.ensure_bucket(MODELS)
     link = Link(source, target, copier, source_conn, target_conn)
-    return [_replicate_model(link, model, on_progress) for model in models]
+    return try_each(lambda model: _replicate_model(link, model, on_progress), models)
 
 
 def _replicate_model(link: Link, model: str, on_progress: OnProgress | None) -> ModelReplication:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
-from ninelives.errors import Refused, Unavailable
+from ninelives.errors import NinelivesError, Refused, Unavailable
 from ninelives.ports import Connection, CopyProgress, CopyReport, ObjectCopier, ObjectStore, Systems
 from ninelives.replication.manifest import ManifestObject, hash_objects, read_objects
 
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 OnProgress = Callable[[CopyProgress], None]
 
 ENGINE_OBJECTS = 64
@@ -291,6 +293,27 @@ def empty_trash(store: ObjectStore, bucket: str, today: date, keep: timedelta) -
             store.delete(bucket, info.key)
             removed += 1
     return removed
+
+
+def try_each(act: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
+    """What ``act`` returns for each; all are tried, so that one that fails keeps none of the others behind.
+
+    :raises NinelivesError: the error most worth a retry, with the others as its notes
+    """
+    done: list[Done] = []
+    errors: list[NinelivesError] = []
+    for item in items:
+        try:
+            done.append(act(item))
+        except NinelivesError as error:
+            errors.append(error)
+    if errors:
+        first = next((error for error in errors if isinstance(error, Unavailable)), errors[0])
+        for other in errors:
+            if other is not first:
+                first.add_note(f"and {type(other).__name__}: {other}")
+        raise first
+    return done
 
 
 def some(keys: Sequence[str], most: int = 5) -> str:

@@ -193,26 +193,13 @@ class JudgeLagOperator(EstateOperator):
 
 
 def every_one(*steps: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What each step returns, by its name. All are tried; then the error most worth a retry is raised, naming the rest.
+    """What each step returns, by its name.
 
-    :raises NinelivesError: at least one step failed
+    :raises NinelivesError: as ``try_each`` does
     """
-    from ninelives.errors import NinelivesError, Unavailable
+    from ninelives.replication.transfer import try_each
 
-    done: dict[str, Any] = {}
-    errors: list[NinelivesError] = []
-    for step in steps:
-        try:
-            done[step.__name__] = step()
-        except NinelivesError as error:
-            errors.append(error)
-    if errors:
-        first = next((error for error in errors if isinstance(error, Unavailable)), errors[0])
-        for other in errors:
-            if other is not first:
-                first.add_note(f"and {type(other).__name__}: {other}")
-        raise first
-    return done
+    return dict(try_each(lambda step: (step.__name__, step()), steps))
 
 
 def anchor_everywhere(systems: EstateHook) -> None:

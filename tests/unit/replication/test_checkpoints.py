@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.replication.memory import Fuse, Killed, MemoryStore, Pair
+from unit.versions.estates import TwoSites
 
 from ninelives.errors import Corrupted, Refused
 from ninelives.replication.checkpoints import (
@@ -16,6 +17,7 @@ from ninelives.replication.checkpoints import (
     manifest_key,
     newest,
     read_checkpoint,
+    replicate_checkpoints,
     replicate_stream,
     streams,
     whole_checkpoints,
@@ -207,6 +209,17 @@ def test_a_damaged_file_at_the_source_keeps_only_its_own_checkpoint_back() -> No
     with pytest.raises(Corrupted, match=r"checkpoint 1: .*shard-2\.bin"):
         replicate(pair)
     assert [one.step for one in whole_checkpoints(pair.dublin, "run")] == [2]
+
+
+def test_a_damaged_stream_keeps_no_other_behind(tmp_path: Path) -> None:
+    systems = TwoSites(tmp_path)
+    for stream in ("arrival-delay/a", "arrival-delay/b"):
+        write_checkpoint(systems.paris, stream, 1, {"weights": stream.encode()})
+    (key,) = (key for key in systems.paris.objects(CHECKPOINTS) if "/a/" in key and "weights" in key)
+    systems.paris.flip(key, CHECKPOINTS)
+    with pytest.raises(Corrupted, match="arrival-delay/a"):
+        replicate_checkpoints(systems, ["arrival-delay"], "paris", "dublin")
+    assert [one.step for one in whole_checkpoints(systems.dublin, "arrival-delay/b")] == [1]
 
 
 def test_two_trainings_that_went_different_ways_are_not_mixed() -> None:

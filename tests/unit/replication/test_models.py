@@ -51,6 +51,21 @@ def test_objects_go_first_and_the_pointer_last() -> None:
     assert pair.dublin.objects("models") == pair.paris.objects("models")
 
 
+def test_a_model_in_conflict_keeps_no_other_behind() -> None:
+    pair = Pair()
+    release(pair.paris, 3, b"one")
+    release(pair.dublin, 3, b"another")
+    digest = hashlib.sha256(b"late").hexdigest()
+    key = f"late-arrival/sha256/{digest}.onnx"
+    document = {"model": "late-arrival", "version": "1", "digest": f"sha256:{digest}", "object": key}
+    pair.paris.put("models", key, b"late")
+    pair.paris.put("models", "late-arrival/release.json", json.dumps(document).encode())
+    with pytest.raises(Refused, match="mean different objects by release 3"):
+        replicate_models([MODEL, "late-arrival"], *pair.ends)
+    assert pair.dublin.objects("models")[key] == b"late"
+    assert "late-arrival/release.json" in pair.dublin.objects("models")
+
+
 def test_a_pointer_is_never_moved_backwards() -> None:
     pair = Pair()
     release(pair.paris, 3, b"three")
