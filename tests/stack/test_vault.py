@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -75,6 +77,46 @@ def test_the_operator_can_add_and_never_remove_or_replace(vault: VaultProcess, s
         assert httpx.get(client.base_url.join("keys/"), auth=(LOGIN, "guessed")).status_code == 401
     assert {path: path.read_bytes() for path in before} == before
     assert [one.id for one in vault.operator.snapshots()] == [added.snapshot]
+
+
+@pytest.mark.soak  # the engine asks three times before it believes that it may not
+def test_the_engine_itself_removes_nothing_with_the_operators_rights(vault: VaultProcess, source: Path) -> None:
+    added = vault.operator.add(source, tags=TAGS)
+    before = {path: path.read_bytes() for kind in ("data", "index", "keys", "snapshots") for path in vault.files(kind)}
+    keeper = next(key.id for key in vault.operator.list_keys() if key.user == "keeper")
+    vault.operator.add_key("another key of the operator's", "operator")
+    url = f"rest:http://127.0.0.1:{vault.port}/"
+    for one in (vault.operator, Restic(url, "another key of the operator's", login=(LOGIN, PASSWORD))):
+        for refused in (lambda: one.remove([added.snapshot]), lambda: one.remove_key(keeper)):  # noqa: B023
+            with pytest.raises(Refused, match="does not let this login do that"):
+                refused()
+    assert {path: path.read_bytes() for path in before} == before
+    assert [one.id for one in vault.operator.snapshots()] == [added.snapshot]
+    assert vault.operator.examine([1], 1).problems == ()
+
+
+def test_no_way_of_writing_a_path_or_of_asking_removes_or_replaces(vault: VaultProcess, source: Path) -> None:
+    vault.operator.add(source, tags=TAGS)
+    files = {path: path.read_bytes() for kind in ("data", "index", "keys", "snapshots") for path in vault.files(kind)}
+    login = base64.b64encode(f"{LOGIN}:{PASSWORD}".encode()).decode()
+    for path in vault.files("snapshots"):
+        inside = path.relative_to(vault.folder).as_posix()
+        for way in (
+            f"/{inside}",
+            f"/locks/../{inside}",
+            f"/locks/%2e%2e/{inside}",
+            f"/locks/..%2f{inside}",
+            f"//{inside}",
+        ):
+            for method in ("DELETE", "POST", "PUT", "MOVE", "PATCH"):
+                with socket.create_connection(("127.0.0.1", vault.port), timeout=10) as link:
+                    link.sendall(
+                        f"{method} {way} HTTP/1.1\r\nHost: vault\r\nAuthorization: Basic {login}\r\n"
+                        f"Destination: /locks/x\r\nContent-Length: 5\r\nConnection: close\r\n\r\nother".encode()
+                    )
+                    answer = link.makefile("rb").readline().split()[1]
+                assert answer in (b"301", b"403", b"404", b"405"), (method, way, answer)
+    assert {path: path.read_bytes() for path in files} == files
 
 
 def test_the_keeper_removes_and_the_server_shows_it_at_once(vault: VaultProcess, source: Path) -> None:
