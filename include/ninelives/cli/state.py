@@ -129,6 +129,7 @@ def replay(
     stateful = _model(model)
     document: dict[str, Any] = {"model": model, "mended": mend and stateful.mend(), "reasons": []}
     if held is not None:
+        stateful.spec(to)  # a version that is not there is no proof that failed
         try:
             new, proof = stateful.rehearse(to, _rows(held), tolerance)
             document |= {"version": to, "after_update": new.position.seq, "proof": proof.model_dump()}
@@ -191,7 +192,10 @@ def status(model: Model, as_json: AsJson = False) -> None:
         "kept_after_update": pointer.seq, "state": pointer.state,
         "history": [one.model_dump() for one in pointer.history], "problems": problems,
     }  # fmt: skip
-    lines = [f"{model}: version {current.version} of {', '.join(document['versions'])}, {current.position.seq} updates"]
+    lines = [
+        f"{model}: version {current.version} answers, after {current.position.seq} updates; "
+        f"there are {', '.join(document['versions'])}"
+    ]
     emit(document, as_json=as_json, text=lambda: "\n".join([*lines, *problems]))
     if problems:
         raise typer.Exit(ExitCode.MISSED)

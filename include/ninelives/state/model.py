@@ -182,7 +182,10 @@ class StatefulModel:
         try:
             return parse_spec(self._spec_file(version).read_bytes())
         except FileNotFoundError:
-            raise Refused(f"use {self.name} version {version}", [f"add it; there is {self._known()}"]) from None
+            raise Refused(
+                f"use {self.name} version {version}",
+                [f"it is not there, only {self._known()}; add it: ninelives state add"],
+            ) from None
         except Corrupted as error:
             raise Corrupted(f"{self._spec_file(version)}: {error}") from error
 

@@ -209,7 +209,8 @@ def test_a_clean_environment_serves_the_release_from_its_record_alone(systems: A
 
     facts = rehearse(systems, "alpha", clean_room, run="r").facts
     assert (facts["verdict"], facts["reasons"]) == ("met", [])
-    assert facts["seconds"]["total"] < 60
+    seconds = facts["seconds"]
+    assert 0 < seconds["build"] + seconds["start"] + seconds["answers"] <= seconds["total"]
     _, record, code = recorded
     forged = tuple(one.model_copy(update={"hashes": ("sha256:" + "0" * 64,)}) for one in record.packages)
     with (

@@ -225,6 +225,8 @@ def test_by_hand_lines_end_where_lines_end_and_a_model_stays_in_its_folder(
     for name in ("../delay", "..", ".", "", "Delay", "a/b"):
         assert run("add", name, "--version", "1", "--spec", str(spec))[0] == 2
     assert run("add", "delay", "--version", "1", "--spec", str(spec))[0] == 0
+    code, said = run("replay", "delay", "--to", "9", "--held", str(spec))
+    assert (code, "delay version 9: it is not there, only 1" in said) == (1, True), "an error, and no proof that failed"
     odd = {"key": "a\u2028b", "features": {"hour": 1, "distance": 2, "carrier": "A\x85"}, "target": 1}
     source.write_text("\n" + json.dumps(odd, ensure_ascii=False) + "\r\n\n{}\n", encoding="utf-8")
     assert f"{source}:4: key" in learn()[1]
