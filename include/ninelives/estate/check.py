@@ -79,6 +79,11 @@ def find_contradictions(estate: Estate, broken: Collection[str] = frozenset()) -
                         (part, index, "access", number, "in_failover"),
                         "a failover grants reading only; add read to may",
                     )
+                if permission.in_failover and not permission.at:
+                    yield (
+                        (part, index, "access", number, "in_failover"),
+                        "without at it holds at every site already, also when nothing has failed; name the sites in at",
+                    )
     for index, number in _repeated([backfill.dag for backfill in estate.backfills]):
         yield ("backfills", index, "dag"), f"is named in backfills[{number}] already; remove one"
     yield from _requests(estate)

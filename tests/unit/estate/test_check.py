@@ -125,9 +125,14 @@ CASES: list[tuple[list[tuple[str, Any]], str, str]] = [
         "did you mean paris?",
     ),
     (
-        [("models.0.access", [{"who": "app", "may": ["write"], "in_failover": True}])],
+        [("models.0.access", [{"who": "app", "may": ["write"], "at": ["paris"], "in_failover": True}])],
         "models[0].access[0].in_failover",
         "add read",
+    ),
+    (
+        [("datasets.0.access", [{"who": "app", "may": ["read"], "in_failover": True}])],
+        "datasets[0].access[0].in_failover",
+        "name the sites in at",
     ),
     # Requests and answers
     ([("services.0.golden.2.inputs.hour", None)], "services[0].golden[2].inputs", "lacks 'hour'"),
