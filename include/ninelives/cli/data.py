@@ -61,6 +61,10 @@ def restore(
     if not (name and at and version):
         raise typer.BadParameter(f"{model!r} is not NAME@VERSION", param_hint="--model")
     systems = _connected()
+    if retrain:
+        from ninelives.flights.pipeline import check_retrainable
+
+        check_retrainable(systems, name)
     done = restore_data(systems, name, version, site, to or systems.home.root / "restored" / f"{name}@{version}")
     document: dict[str, Any] = {
         "model": model,

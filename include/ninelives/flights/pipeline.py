@@ -148,6 +148,14 @@ def recorded_metrics(systems: Systems, model: str, version: str) -> dict[str, fl
     raise Refused(f"compare with {model}@{version}", ["the registry does not have it any more"])
 
 
+def check_retrainable(systems: Systems, model: str) -> None:
+    """Only what is trained on flights can be trained here; raises ``Refused`` for any other model of the estate."""
+    declared = systems.estate.model_by_name.get(model)
+    if declared is not None and declared.trained_on != DATASET:
+        why = f"it is trained on {declared.trained_on}, and only trainings on {DATASET} are known here"
+        raise Refused(f"train {model} again", [f"{why}; restore without --retrain, and train with your own code"])
+
+
 def retrain(systems: Systems, model: str, data_version: str, site: str) -> TrainedModel:
     """Train once more on the data version at ``site``, from the beginning, and publish nothing.
 

@@ -11,6 +11,8 @@ from unit.replication.memory import LONG_AGO
 from unit.versions.estates import TwoSites
 
 from ninelives.cli import app, data
+from ninelives.errors import Refused
+from ninelives.estate import Estate
 from ninelives.versions.objects import BUCKET
 
 FILES = {"flights.parquet": b"rows " * 50, "manifest.json": b"{}"}
@@ -51,6 +53,17 @@ def test_restore_writes_the_files_below_home_unless_told_where(systems: TwoSites
 @pytest.mark.parametrize("model", ["arrival-delay", "@3", "arrival-delay@"])
 def test_a_model_without_its_version_is_wrong_usage(systems: TwoSites, model: str) -> None:
     assert run("restore", "--model", model, "--site", "dublin").exit_code == 2
+
+
+def test_a_model_of_other_data_is_not_retrained_with_the_demos_code(systems: TwoSites) -> None:
+    document = systems.estate.model_dump(mode="json")
+    document["datasets"].append({**document["datasets"][0], "name": "rows"})
+    document["models"][0]["trained_on"] = "rows"
+    systems.estate = Estate.model_validate(document)
+    done = run("restore", "--model", "arrival-delay@3", "--site", "dublin", "--retrain")
+    assert isinstance(done.exception, Refused)
+    assert "your own code" in str(done.exception)
+    assert not (systems.home.root / "restored").exists(), "before anything was written"
 
 
 def test_prune_says_what_goes_and_who_keeps_the_rest(systems: TwoSites) -> None:
