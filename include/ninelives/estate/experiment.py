@@ -13,6 +13,12 @@ from ninelives.estate.units import Duration, ModelVersion, Name, Ratio, format_d
 BLIND_LOOKS = 3
 """Looks in which nothing was seen, after which a guard-rail guards nothing."""
 
+NOBODYS = frozenset({
+    "accept", "accept-encoding", "accept-language", "cache-control", "connection", "content-encoding", "content-length",
+    "content-type", "date", "host", "origin", "transfer-encoding", "user-agent", "via",
+})  # fmt: skip
+"""Headers that many users share."""
+
 
 def _exposure(value: float) -> float:
     if not 0.0001 <= value <= 0.5:
@@ -23,6 +29,8 @@ def _exposure(value: float) -> float:
 def _header(value: Any) -> Any:
     if value.startswith(("x-ninelives-", "x-envoy-")):
         raise ValueError(f"the gateway takes {value} out of requests; choose another header")
+    if value in NOBODYS:
+        raise ValueError(f"{value} says nothing of who the user is, so that all would be in one arm; choose another")
     return value
 
 

@@ -11,7 +11,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ninelives.estate.document import UNREADABLE, Loc
-from ninelives.estate.units import shown
+from ninelives.estate.units import NAME, VERSION, shown
+
+_FORMS = {
+    NAME: "is not a name; write lower-case letters, digits and hyphens, a letter first, at most 40 characters",
+    VERSION: 'is not a version; write its number in quotes, like "8"',
+}
 
 
 def explain(error: ValidationError, kind: type[BaseModel]) -> Iterator[tuple[Loc, str]]:
@@ -54,10 +59,8 @@ def _message(detail: ErrorDetails, kind: type[BaseModel]) -> str | None:
             choices = str(context["expected"]).replace("'", "")
             return f"{shown(value)} is not a choice; write {choices}"
         case "string_pattern_mismatch":
-            return (
-                f"{shown(value)} is not a name; write lower-case letters, digits and hyphens, "
-                "a letter first, at most 40 characters"
-            )
+            wanted = _FORMS.get(context["pattern"], f"is not of the form {context['pattern']}")
+            return f"{shown(value)} {wanted}"
         case "string_type":
             quotes = ", in quotes" if isinstance(value, int | float) else ""
             return f"{shown(value)} is not text; write text{quotes}"

@@ -121,8 +121,9 @@ Percent = Annotated[int, Field(ge=1, le=99)]
 """A share that is neither nothing nor all."""
 DagId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,250}$")]
 """As Airflow allows it."""
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
-ModelVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$")]
+NAME, VERSION = r"^[a-z][a-z0-9-]{0,39}$", r"^[1-9][0-9]{0,17}$"
+Name = Annotated[str, Field(pattern=NAME)]
+ModelVersion = Annotated[str, Field(pattern=VERSION)]
 """Of a model in the registry; in quotes, because it is a name."""
 
 
