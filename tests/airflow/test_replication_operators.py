@@ -38,8 +38,13 @@ def estate(tmp_path: Path) -> Estate:
     return made
 
 
+PUSHED: dict[str, Any] = {}
+
+
 def act(operator: Any, systems: Estate) -> Any:
-    return operator.act(systems, {})
+    PUSHED.clear()
+    push = SimpleNamespace(xcom_push=lambda *, key, value: PUSHED.update({key: value}))
+    return operator.act(systems, {"ti": push})
 
 
 def test_everything_that_belongs_to_a_dataset_goes_along(estate: Estate) -> None:
@@ -49,6 +54,7 @@ def test_everything_that_belongs_to_a_dataset_goes_along(estate: Estate) -> None
     done = act(ReplicateModelsOperator(task_id="replicate_models", link=LINK), estate)
     assert done["releases"]["arrival-delay"] == {"version": None, "copied": 0}
     assert done["artefacts"] == {"copied": 1}
+    assert PUSHED["progress"]["objects"] == 1, "shown on the run while it copies"
     assert done["checkpoints"] == {"arrival-delay": {"newest": 1, "brought": [1]}}
     assert done["versions"]["versions"] == 1
     assert any(version.removesuffix(".dir")[2:] in name for name in estate.names("dublin"))

@@ -116,12 +116,18 @@ class LinkOperator(EstateOperator):
         if self.shard[0] != 1:
             raise AirflowSkipException(f"the task of shard 1/{self.shard[1]} does this")
 
-    def tell(self, progress: CopyProgress) -> None:
-        """Progress in the task's log, at most every five seconds."""
-        if time.monotonic() - self._told >= 5:
-            self._told = time.monotonic()
-            left = f", {progress.eta_seconds:.0f} s left" if progress.eta_seconds is not None else ""
-            self.log.info("%s objects, %s of %s bytes%s", progress.objects, progress.bytes, progress.total_bytes, left)
+    def telling(self, context: Context) -> Callable[[CopyProgress], None]:
+        """Progress in the task's log and, as XCom ``progress``, on the run; at most every five seconds."""
+
+        def tell(progress: CopyProgress) -> None:
+            if time.monotonic() - self._told >= 5:
+                self._told = time.monotonic()
+                left = f", {progress.eta_seconds:.0f} s left" if progress.eta_seconds is not None else ""
+                done = (progress.objects, progress.bytes, progress.total_bytes)
+                self.log.info("%s objects, %s of %s bytes%s", *done, left)
+                context["ti"].xcom_push(key="progress", value=asdict(progress))
+
+        return tell
 
 
 class ReplicateModelsOperator(LinkOperator):
@@ -135,7 +141,7 @@ class ReplicateModelsOperator(LinkOperator):
         from ninelives.replication.belongings import Belongings
 
         self.only_with_the_first_shard()
-        belongings = Belongings(systems, *self.ends, self.tell)
+        belongings = Belongings(systems, *self.ends, self.telling(context))
 
         def releases() -> dict[str, Any]:
             return {one.model: {"version": one.version, "copied": one.copied} for one in belongings.releases()}
@@ -164,7 +170,7 @@ class ReplicateDatasetOperator(LinkOperator, ToldToPeopleOperator):
         from ninelives.replication.run import replicate_and_record
 
         shard, since = Shard(*self.shard), context["dag_run"].start_date
-        done = replicate_and_record(systems, *self.ends, self.tell, shard=shard, since=since)
+        done = replicate_and_record(systems, *self.ends, self.telling(context), shard=shard, since=since)
         for finding in done.result.findings:
             self.log.warning("%s at %s was %s: %s", finding.key, finding.site, finding.what, finding.outcome)
         anchor_everywhere(systems)
