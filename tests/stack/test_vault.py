@@ -138,6 +138,9 @@ def test_a_key_is_rotated_and_a_lost_one_replaced_by_the_other(vault: VaultProce
     old = next(key for key in vault.operator.list_keys() if key.current)
     # Rotation: the operator adds its successor, the keeper takes the old one away.
     made = vault.operator.add_key("the operator's next password", "operator")
+    for nobodys in ("", "0" * 9, "no key"):
+        with pytest.raises(Refused, match="see `backup key list`"):
+            vault.keeper.remove_key(nobodys)
     vault.keeper.remove_key(old.id)
     with pytest.raises(Refused, match="no key of the vault fits"):
         vault.operator.snapshots()

@@ -279,7 +279,9 @@ class Restic:
         return made[:8]
 
     def remove_key(self, key: str) -> None:
-        """:raises Refused: it is the key in use, or the server lets nobody remove"""
+        """:raises Refused: there is no such key, it is the key in use, or the server lets nobody remove"""
+        if len([name for name in self._names("keys") if key and name.startswith(key)]) != 1:
+            raise Refused(f"remove key {key!r}", ["no key, or more than one, begins like that; see `backup key list`"])
         self._run("key", "remove", key)
 
     # --- the child -----------------------------------------------------------------------------------------------

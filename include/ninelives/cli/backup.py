@@ -155,7 +155,12 @@ def _restore_into(backup: str, targets: list[str], replace: bool, as_json: bool)
 def rebuild(
     backup: Annotated[str, typer.Argument(help="latest, or the beginning of its id.")],
     vault: Annotated[
-        Path, typer.Option(help="JSON with the connection ninelives_vault: all that is needed beside this software.")
+        Path,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="JSON with the connection ninelives_vault: all that is needed beside this software.",
+        ),
     ],
     estate: Annotated[str, typer.Option(help="Whose backup; needed where the vault holds those of several.")] = "",
     without: Annotated[str, typer.Option(metavar="PART,...", help="Leave out, as `ninelives stack up` does.")] = "",
