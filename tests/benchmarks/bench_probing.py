@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from ninelives.adapters.probe_client import ProbeClient
 from ninelives.probing.golden import GoldenFile
 from ninelives.probing.journal import ProbeJournal
-from ninelives.probing.measure import measure_loss, second_by_second, steady_state
+from ninelives.probing.measure import measure_loss, steady_state
 from ninelives.probing.prober import Prober, Target
 from ninelives.probing.records import SCHEMA, Heartbeat, Probe, file_name, read_probes
 
@@ -135,7 +135,6 @@ def measure_day(folder: Path) -> dict[str, object]:
         ),
         "measure_loss_until_midnight_s": median_seconds(lambda: measure_loss(day, loss_at=noon, until=end)),
         "steady_state_of_the_day_s": median_seconds(lambda: steady_state(day, since=start, until=end)),
-        "second_by_second_of_the_day_s": median_seconds(lambda: second_by_second(day, since=start, until=end)),
         "one_pass_over_outcomes_s": median_seconds(lambda: pc.value_counts(day.column("outcome"))),
     }
 

@@ -403,39 +403,3 @@ def steady_state(
     open_bad = bad[bad > (correct[-1] if len(correct) else -1)]
     down = since + timedelta(seconds=float(slots.at[open_bad[0]])) if len(open_bad) else None
     return SteadyState(**slots.count(), outage_since=down)
-
-
-@dataclass(frozen=True)
-class Second:
-    """What the slots of one second came to."""
-
-    at: datetime
-    good: int
-    slow: int
-    degraded: int
-    wrong: int
-    failed: int
-    unknown: int
-
-    @property
-    def worst(self) -> Outcome | None:
-        """What to show of it: the worst that was seen, ``None`` where there was no slot."""
-        for outcome in (Outcome.FAILED, Outcome.WRONG, Outcome.DEGRADED, Outcome.UNKNOWN, Outcome.SLOW, Outcome.GOOD):
-            if getattr(self, outcome):
-                return outcome
-        return None
-
-
-def second_by_second(
-    probes: pa.Table, *, since: datetime, until: datetime, service: str | None = None, interval: float | None = None
-) -> list[Second]:
-    """Outcomes per second from ``since`` on, for a picture; raises ``ValueError`` as ``measure_loss`` does."""
-    rows = _of_service(probes, service)
-    slots = _slots(rows, since, until, _interval(rows, interval))
-    second = np.maximum(slots.at, 0.0).astype(np.int64)
-    total = math.ceil((until - since).total_seconds())
-    grid = np.bincount(second * len(_OUTCOMES) + slots.code, minlength=total * len(_OUTCOMES))
-    return [
-        Second(since + timedelta(seconds=index), **dict(zip(_OUTCOMES, row, strict=True)))
-        for index, row in enumerate(grid.reshape(total, len(_OUTCOMES)).tolist())
-    ]

@@ -106,10 +106,6 @@ def to_table(probes: Iterable[Probe]) -> pa.Table:
     )
 
 
-def from_table(table: pa.Table) -> list[Probe]:
-    return [Probe(**{**row, "outcome": Outcome(row["outcome"])}) for row in table.select(SCHEMA.names).to_pylist()]
-
-
 def file_name(start: datetime, suffix: str) -> str:
     """A name that sorts by time: ``20130101T101500.000000Z-<suffix>``."""
     return f"{start.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}-{suffix}"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ninelives.probing.measure import UserImpact, Verdict, measure_loss, second_by_second, steady_state
+from ninelives.probing.measure import UserImpact, Verdict, measure_loss, steady_state
 from ninelives.probing.records import BAD, Outcome, Probe, interval_of, to_table
 
 LOSS = datetime(2013, 1, 1, tzinfo=UTC)
@@ -155,12 +155,6 @@ def test_counts_add_up_to_the_slots_of_the_schedule_and_seconds_to_the_time(text
     assert impact.slots == impact.sent + impact.unknown
     assert impact.sent == sum(letter not in "u-" for letter in text)
     assert impact.outage_seconds + impact.unknown_seconds <= len(text) * STEP + 1e-6
-    pictures = second_by_second(
-        to_table(rows(text)), since=LOSS, until=at(len(text) * STEP), service="late-arrival", interval=STEP
-    )
-    assert sum(second.good + second.slow + second.degraded + second.wrong + second.failed for second in pictures) == (
-        impact.sent
-    )
 
 
 @given(known, st.data())
@@ -230,8 +224,3 @@ def test_steady_state_counts_unknown_slots_against_certainty() -> None:
     assert state.outage_since == at(0.45)
     recovered = steady_state(to_table(rows("ggffgg")), since=LOSS, until=at(0.6), interval=STEP)
     assert recovered.outage_since is None
-
-
-def test_seconds_show_the_worst_that_was_seen() -> None:
-    picture = second_by_second(to_table(rows("g" * 10 + "gdf" + "g" * 7 + "-" * 10)), since=LOSS, until=at(3))
-    assert [second.worst for second in picture] == [Outcome.GOOD, Outcome.FAILED, Outcome.UNKNOWN]
