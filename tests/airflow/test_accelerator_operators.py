@@ -59,6 +59,12 @@ def test_a_look_goes_to_the_machines_own_queue_and_leaves_evidence_also_of_a_fau
     assert (record.facts["run"], record.facts["allowed"], record.facts["blocked"]) == ("run-2", False, True)
 
 
+def test_site_and_machine_may_come_from_a_form() -> None:
+    task = ValidateAcceleratorOperator(task_id="look", site="{{ params.site }}", host="{{ params.host }}", queue="gpus")
+    task.render_template_fields({"params": {"site": "paris", "host": "gpu-paris"}})  # type: ignore[typeddict-item]
+    assert (task.site, task.host, task.queue) == ("paris", "gpu-paris", "gpus")
+
+
 def test_the_dag_has_a_task_for_each_machine_and_judges_what_they_left(machine: StubbedMachine) -> None:
     make_database()
     run = run_by_hand("validate_accelerators")

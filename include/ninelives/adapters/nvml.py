@@ -93,7 +93,12 @@ def probe_of(kind: str) -> Accelerators:
 def _ask(nvml: Any, question: Callable[[], Any]) -> Any:
     try:
         return question()
-    except (nvml.NVMLError_GpuIsLost, nvml.NVMLError_ResetRequired) as error:
+    except (
+        nvml.NVMLError_GpuIsLost,
+        nvml.NVMLError_ResetRequired,
+        nvml.NVMLError_DriverNotLoaded,
+        nvml.NVMLError_LibRmVersionMismatch,
+    ) as error:
         return Unread(str(error), lost=True)
     except nvml.NVMLError as error:
         return Unread(str(error))

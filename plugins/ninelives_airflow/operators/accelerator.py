@@ -24,8 +24,10 @@ class ValidateAcceleratorOperator(EstateOperator):
     The task goes to the queue that is called like the machine, to which that machine's worker listens alone.
 
     :param site: the machine's
-    :param host: what the estate calls the machine
+    :param host: what the estate calls the machine; a template needs a ``queue`` beside it, which is none
     """
+
+    template_fields = ("site", "host")
 
     def __init__(self, *, site: str, host: str, **kwargs: Any) -> None:
         super().__init__(**{"queue": host, **kwargs})

@@ -164,6 +164,13 @@ def test_a_device_that_fell_off_the_bus_blocks_even_where_unknown_is_let_pass(ch
     assert states(report)["remap"] is State.BLOCK
 
 
+@pytest.mark.parametrize("code", [9, 15, 16, 18])
+def test_a_driver_or_a_device_that_goes_away_in_the_middle_is_no_unsupported_question(check: Check, code: int) -> None:
+    report = check(f"err.nvmlDeviceGetRetiredPagesPendingStatus={code}")
+    assert states(report)["retired_pages"] is State.BLOCK, "which may stay unknown"
+    assert not report.allowed
+
+
 def test_a_device_that_is_not_the_expected_one_blocks(check: Check) -> None:
     assert check(policy=Policy(devices=("GPU-stub-0",))).allowed
     assert not check(policy=Policy(devices=("GPU-other",))).allowed
