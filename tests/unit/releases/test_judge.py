@@ -255,6 +255,7 @@ def test_the_formulas_grow_with_what_makes_it_hard() -> None:
         ('[{"name": "a", "control": [1], "experiment": [Infinity]}]', "[0].experiment[0]"),
         ('[{"name": "a", "control": [true], "experiment": [1]}]', "[0].control[0]"),
         (f'[{{"name": "a", "control": [1, 1{"0" * 400}], "experiment": [1]}}]', "[0].control[1]"),
+        (f'[{{"name": "a", "control": [1{"0" * 5000}], "experiment": [1]}}]', "is not JSON"),
         ('[{"name": "a", "control": [1], "experiment": [1e200]}]', "[0].experiment[0]"),
         ('[{"name": "a", "control": [1], "experiment": [1], "allowed": [0, 1e300]}]', "[0].allowed[1]"),
         ('[{"name": "a", "control": null, "experiment": [1]}]', "[0].control"),

@@ -84,7 +84,7 @@ def read_metrics(path: Path) -> list[Metric]:
         return metrics_of(json.loads(path.read_text("utf-8")), str(path))
     except OSError as error:
         raise EstateError([EstateProblem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # bytes that are no text, no JSON, a number of thousands of digits
         line = getattr(error, "lineno", 0)
         raise EstateError([EstateProblem(str(path), line, "", f"is not JSON: {error}")]) from error
 
