@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from support.airflow_runs import make_database, run_by_hand
 from support.processes import Process, SiteProcesses, free_port, program, stopping, wait_until
 from typer.testing import CliRunner
 
@@ -28,12 +29,15 @@ from ninelives.adapters.s3 import S3ObjectStore
 from ninelives.cli import app
 from ninelives.errors import Corrupted, Unavailable
 from ninelives.flights import pipeline
-from ninelives.flights.data import Flights, history
+from ninelives.flights.data import Flights, history, write_partitions
 from ninelives.home import Home
 from ninelives.ports import Connection
 from ninelives.releases.golden import answers_match
 from ninelives.releases.publish import newest_golden_version, read_release
+from ninelives.replication.checkpoints import manifest_key
 from ninelives.serving.model import OnnxModel
+from ninelives.training import connectivity
+from ninelives.training.attempt import Wait
 from ninelives.versions.objects import BUCKET as DVC_BUCKET
 from ninelives.versions.objects import read_record, read_version
 from ninelives.versions.replicate import replicate_versions
@@ -411,3 +415,55 @@ def test_the_task_waits_deferred_while_the_stores_are_away_and_then_ends_as_if_n
     expired = asyncio.run(anext(late.run())).payload
     with pytest.raises(AirflowFailException, match="it waited until"):
         operator.resume(context, expired, **deferred.value.kwargs)
+
+
+@pytest.mark.airflow
+@pytest.mark.soak
+def test_the_dag_finishes_a_training_whose_stores_were_killed_under_it_as_if_nothing_had_happened(
+    systems: LedgerOnDisk,
+    sites: dict[str, SiteProcesses],
+    trained: dict[str, dict[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_database()
+    monkeypatch.setenv("NINELIVES_HOME", str(systems.home.root))
+    for conn_id, connection in json.loads(systems.home.connections_file.read_text()).items():
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+    monkeypatch.setattr(EstateHook, "ledger", lambda hook: systems.ledger())
+    model = "late-arrival"
+    write_partitions(systems.store("paris"), history(305)[-1:])
+    version = str(pipeline.version_data(systems)["data_version"])
+    replicate_versions(systems, "flights", "paris", "dublin")
+    unbroken = pipeline.retrain(systems, model, version, "paris").metrics
+    half_written = manifest_key(pipeline.training_of(model, version).stream, 40)
+    put, looked, waited = S3ObjectStore.put, connectivity.observe, set[str]()
+
+    def killed_before(store: S3ObjectStore, bucket: str, key: str, data: bytes) -> None:
+        if key == half_written and all(site.store_process.running for site in sites.values()):
+            for site in sites.values():
+                site.lose()
+        put(store, bucket, key, data)
+
+    def back_once_missed(hook: Any, sources: Any) -> Any:
+        if silent := looked(hook, sources):
+            waited.update(silent)
+            for site in sites.values():
+                if not site.store_process.running:
+                    site.start_store()
+        return silent
+
+    monkeypatch.setattr(S3ObjectStore, "put", killed_before)
+    assert isinstance(pipeline.attempt_training(systems, model, version, holder="a task", gated=False), Wait)
+    monkeypatch.setattr(S3ObjectStore, "put", put)
+    monkeypatch.setattr(connectivity, "observe", back_once_missed)
+
+    run = run_by_hand("recover_retraining")
+    assert run.tasks == {"list_trainings": "success", "resume_training[0]": "success"}, run
+    done = run.outputs["resume_training[0]"]
+    assert done["resumed_from"]["step"] == 30, "the half-written one is none"
+    assert done["checkpoints"] == 4
+    # Not the waits: of a deferral's kwargs ``dag.test()`` hands on none, so that here a retry went on.
+    assert waited == {"store:paris", "store:dublin"}
+    assert {name: done[name] for name in unbroken} == unbroken
+    again = run_by_hand("recover_retraining")
+    assert again.outputs["list_trainings"] == []
