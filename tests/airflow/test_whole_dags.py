@@ -216,6 +216,32 @@ def test_the_calendar_reconciles_and_a_person_decides_what_both_sites_changed(
     assert after.outputs["list_copies"] == [], "no copy is left without a verdict"
 
 
+def test_the_calendar_replicates_shard_by_shard_and_a_copy_behind_its_rpo_fails_its_judge_alone(
+    apart: dict[str, S3ObjectStore], tmp_path: Path
+) -> None:
+    estate = tmp_path / "home" / "estate.yaml"
+    estate.write_text(estate.read_text().replace("    suite: flights\n", "    suite: flights\n    shards: 3\n", 1))
+    new = day_key(date(2013, 2, 1))
+    publish(
+        apart["paris"], {**objects(january()), new: to_parquet(Flights.load().day(date(2013, 2, 1)), date(2013, 2, 1))}
+    )
+    done = ended(run_by_calendar("replicate_data"), "success")
+    shards = [done.outputs[f"replicate_dataset[{number}]"] for number in range(3)]
+    assert sum(one["copied"] for one in shards) == 1
+    assert done.outputs["judge_lag"]["flights@dublin"]["verdict"] == "met"
+    assert apart["dublin"].get(BUCKET, new) == apart["paris"].get(BUCKET, new)
+    assert {done.tasks[f"replicate_models[{number}]"] for number in (1, 2)} == {"skipped"}, "once, with the first shard"
+
+    ack = {"seq": 0, "dataset": "flights", "key": "flights/lost", "size": 1, "sha256": "0" * 64, "site": "paris"}
+    feed = tmp_path / "home" / "feed"
+    feed.mkdir()
+    (feed / "acks.jsonl").write_text(json.dumps({**ack, "acked_at": "2020-01-01T00:00:00Z", "monotonic_ns": 0}) + "\n")
+    late = ended(run_by_calendar("replicate_data"), "failed", "judge_lag")
+    records = EstateHook().ledger().records(kind="replication", subject="flights@dublin", limit=1)
+    assert records[0].facts["lag"]["verdict"] == "missed"
+    assert late.outputs["list_copies"] == [], "what is behind is judged as it is all the same"
+
+
 def test_the_calendar_audits_and_fails_on_drift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with aws(tmp_path) as url:
         world = Permissions(tmp_path / "home", url)
