@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,8 @@ def contents(step: int) -> dict[str, bytes]:
     return {f"shard-{n}.bin": random.Random(step * 100 + n).randbytes(200_000) for n in range(FILES)}
 
 
-def keep_writing(store: ObjectStore, first: int) -> None:
+def keep_writing(store: ObjectStore, first: int, begun: Event) -> None:
+    begun.set()
     for step in range(first, first + 50):
         write_checkpoint(store, "run", step, contents(step))
 
@@ -140,9 +142,11 @@ def test_a_writer_killed_at_many_points_never_leaves_a_half_checkpoint_that_coun
     chance, half, fork = random.Random(7), 0, multiprocessing.get_context("fork")
     for _ in range(kills):
         first = max(one.step for one in whole_checkpoints(store, "run")) + 1
-        writer = fork.Process(target=keep_writing, args=(writers, first))
+        running = fork.Event()
+        writer = fork.Process(target=keep_writing, args=(writers, first, running))
         writer.start()
         assert writer.pid is not None
+        assert running.wait(60)
         time.sleep(chance.uniform(0, 2.5 * one))  # the point of the kill is what is varied here
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
