@@ -86,7 +86,12 @@ def probe_of(kind: str) -> Accelerators:
         others = ", ".join(sorted({one.name for one in entry_points(group="ninelives.accelerators")})) or "none"
         there = f"{len(found)} entry points ninelives.accelerators of that name (there are: {others})"
         raise Refused("look at accelerators", [f"{kind!r} is not nvidia, amd, gaudi, cpu, and there are {there}"])
-    probe: Accelerators = found[0].load()()
+    try:
+        probe: Accelerators = found[0].load()()
+    except Exception as error:  # somebody else's code, and what it raises is its own
+        raise Refused(
+            "look at accelerators", [f"the entry point {kind} ({found[0].value}) cannot be used: {error!r}"]
+        ) from error
     return probe
 
 

@@ -13,7 +13,8 @@ import pytest
 from ninelives.accelerators.check import check_accelerators
 from ninelives.accelerators.findings import State
 from ninelives.adapters.nvml import probe_of
-from ninelives.estate.accelerators import Policy
+from ninelives.errors import Refused
+from ninelives.estate.accelerators import Need, Policy
 
 PACKAGES = {"amd": "amdsmi==7.0.2", "gaudi": "habana-pyhlml==1.24.2.481"}
 
@@ -23,6 +24,40 @@ def test_without_the_vendors_package_nobody_looked_and_that_blocks(kind: str) ->
     report = check_accelerators(probe_of(kind), policy=Policy(kind=kind))
     assert (report.kind, report.allowed, report.findings[0].state) == (kind, False, State.SKIP)
     assert "not installed" in report.reasons[0]
+
+
+def plug_in(folder: Path, name: str, code: str) -> None:
+    """A package of somebody's own, as pip leaves it, with a probe of the kind ``name``."""
+    (folder / f"probe_{name}.py").write_text(code)
+    about = folder / f"probe_{name}-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: probe-{name}\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[ninelives.accelerators]\n{name} = probe_{name}:Probe\n")
+
+
+PROBE = """
+from ninelives.ports import Device, Look
+
+class Probe:
+    kind = "abacus"
+
+    def look(self):
+        return Look((Device("bead-1", "Abacus", {"free": 2**34}),), {"driver": "9.1"})
+"""
+
+
+def test_a_package_of_ones_own_adds_a_kind_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plug_in(tmp_path, "abacus", PROBE)
+    plug_in(tmp_path, "broken", "raise OSError('no such device')")
+    report = check_accelerators(probe_of("abacus"), Need(parameters=10**9), Policy(kind="abacus"))
+    states = {one.check: one.state for one in report.findings}
+    assert (report.kind, states["memory"], states["driver"]) == ("abacus", State.PASS, State.PASS)
+    assert (states["remap"], report.allowed) == (State.UNKNOWN, False), "what it does not read"
+    with pytest.raises(Refused, match=r"broken \(probe_broken:Probe\) cannot be used: .*no such device"):
+        probe_of("broken")
+    with pytest.raises(Refused, match="there are: abacus, broken"):
+        probe_of("abbacus")
 
 
 @pytest.mark.soak
