@@ -151,6 +151,14 @@ def test_what_a_model_has_learnt_comes_back_and_a_log_that_was_cut_is_told(world
     (done.folder / "state/delay/updates.jsonl").write_bytes(b"")
     assert "its log ends at update 0, and had 20" in states_verify(done.folder, done.manifest)[0]
 
+    current = world.home.state / "delay" / "current.json"
+    pointer = current.read_bytes()
+    current.write_bytes(pointer.replace(b'"version": "1"', b'"version": "2"'))
+    (finding,) = back_up(world.systems).facts["findings"][:1]
+    assert "other versions than in the backup before, and no switch more" in finding
+    current.write_bytes(pointer)
+    assert back_up(world.systems).facts["findings"] == []
+
     log = world.home.state / "delay" / "updates.jsonl"
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:7]))
     told = back_up(world.systems).facts["findings"]

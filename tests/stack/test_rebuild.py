@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,28 @@ def test_what_a_model_has_learnt_is_put_back_and_what_came_since_is_kept_aside(w
     assert backup(*words, "--replace")[0] == 0
     assert log.read_bytes() == whole
     lifecycle.up(world.home)
+
+
+def test_a_damaged_vault_is_set_aside_by_hand_and_another_one_begun(world: World) -> None:
+    """As docs/backups.md says."""
+    aside = world.home.root / "vault-damaged"
+    lifecycle.down(world.home)
+    world.home.vault.rename(aside)
+    try:
+        lifecycle.up(world.home)
+        code, out, said = backup("run", "--json")
+        assert code == 3, said
+        (finding,) = json.loads(out)["findings"]
+        assert finding.startswith("the vault is another one")
+        assert backup("run")[0] == 0
+        code, out, said = backup("verify", "--no-restore", "--json")
+        assert code == 0, said
+        assert json.loads(out)[0]["snapshots"] == 2
+    finally:  # what comes after it asks the first one
+        lifecycle.down(world.home)
+        shutil.rmtree(world.home.vault)
+        aside.rename(world.home.vault)
+        lifecycle.up(world.home)
 
 
 def test_the_control_plane_is_put_back_into_the_stopped_estate_and_nothing_is_thrown_away(world: World) -> None:

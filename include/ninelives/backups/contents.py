@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 from ninelives.backups.manifest import hash_file
 from ninelives.errors import Corrupted, Unavailable
 from ninelives.evidence.verify import verify_ledger
-from ninelives.ports import Dumped, ObjectStore, Systems
+from ninelives.ports import Dumped, Ledger, ObjectStore, Systems
 from ninelives.releases.publish import BUCKET as MODELS
 from ninelives.releases.publish import Release
 from ninelives.replication.manifest import Manifest, read_pieces
 from ninelives.replication.pointers import Move
-from ninelives.state.kept import check_model, copy_model, models
+from ninelives.state.kept import check_model, copy_model, models, switches
 from ninelives.state.log import Position
 from ninelives.versions.objects import BUCKET as VERSIONS
 from ninelives.versions.objects import NAME as VERSION
@@ -36,6 +36,18 @@ ARTEFACTS = "mlflow"
 DATABASES = ("ledger", "registry", "airflow")
 IMMUTABLE = ("models/objects/", "registry/artefacts/", "versions/")
 """What lies below these never changes once it is there: other bytes under the same name are damage."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a backup has of a model that goes on learning: up to which update, and after which switches."""
+
+    end: Position
+    generation: int
+    switches: str
+
+    def facts(self) -> dict[str, Any]:
+        return {"seq": self.end.seq, "hash": self.end.hash, "generation": self.generation, "switches": self.switches}
 
 
 @dataclass
@@ -59,14 +71,14 @@ def collect(
     systems: Systems,
     folder: Path,
     known: Mapping[str, str] | None = None,
-    learnt: Mapping[str, Position] | None = None,
+    learnt: Mapping[str, Learnt] | None = None,
 ) -> Contents:
     """Write everything that belongs in a backup into the empty ``folder``.
 
     The databases come first: what they refer to was there before them, and is collected after them.
 
     :param known: path to SHA-256 of what the backup before held
-    :param learnt: model to the last update in its log then
+    :param learnt: model to what it had learnt then
     :raises Unavailable: a database does not answer, or no site's store does
     """
     contents = Contents(folder)
@@ -77,7 +89,7 @@ def collect(
     _models(systems, stores, contents, known or {})
     _versions(systems, stores, contents, known or {})
     _ledger(systems, stores, contents)
-    _states(systems.home.state, contents, known or {}, learnt or {})
+    _states(systems, contents, known or {}, learnt or {})
     _copy_tree(systems.home.expectations, folder / "suites")
     _copy_file(systems.home.estate_file, folder / "estate" / "estate.yaml")
     _copy_tree(systems.home.gateway, folder / "estate" / "gateway", leave=("*.lock", "*.log", "*.sock"))
@@ -327,29 +339,47 @@ def _ledger(systems: Systems, stores: Mapping[str, ObjectStore], contents: Conte
         contents.findings.append(f"ledger: {found} First: {found.findings[0]}")
 
 
-def _states(source: Path, contents: Contents, known: Mapping[str, str], learnt: Mapping[str, Position]) -> None:
+def _states(systems: Systems, contents: Contents, known: Mapping[str, str], learnt: Mapping[str, Learnt]) -> None:
     """Models that go on learning: each as of one instant, its log read from the first update to the last."""
     ends: dict[str, dict[str, Any]] = {}
-    for folder in models(source):
+    for folder in models(systems.home.state):
         path = f"state/{folder.name}"
-        to = contents.folder / path
+        to, before = contents.folder / path, learnt.get(folder.name)
         try:
             if left_out := copy_model(folder, to):
                 contents.findings.append(f"{path}: {left_out}")
-            end = check_model(to, learnt.get(folder.name))
+            end = check_model(to, before.end if before else None)
             for spec in sorted((to / "versions").iterdir()):
                 name = spec.relative_to(contents.folder).as_posix()
                 if known.get(name) not in (None, hash_file(spec)):
                     raise Corrupted(f"{name} is not what it was in the backup before, and a version never changes")
+            now = switches(to)
+            if before and now.generation <= before.generation and now.digest != before.switches:
+                raise Corrupted(
+                    f"its pointer has other versions than in the backup before, and no switch more ({path})"
+                )
         except (Corrupted, OSError) as error:
             shutil.rmtree(to, ignore_errors=True)
             contents.leave_out(path, str(error))
             continue
-        ends[folder.name] = {"seq": end.seq, "hash": end.hash}
+        if now.evidence:
+            _switch_is_evidence(systems.ledger(), now.evidence, path, contents)
+        ends[folder.name] = Learnt(end, now.generation, now.digest).facts()
     if ends or learnt:
         contents.parts["state"] = {"facts": {"learnt": ends}}
-    contents.findings += [f"state/{model} is not there any more" for model in sorted(learnt.keys() - ends.keys())
-                          if f"state/{model}" not in contents.damaged]  # fmt: skip
+    lost = sorted(learnt.keys() - ends.keys())
+    contents.findings += [f"state/{model} is gone" for model in lost if f"state/{model}" not in contents.damaged]
+
+
+def _switch_is_evidence(ledger: Ledger, key: str, path: str, contents: Contents) -> None:
+    """A damaged ledger keeps no state out of the backup."""
+    try:
+        record = ledger.written(key)
+    except Corrupted as error:
+        contents.findings.append(f"{path}: its last switch: {error}")
+        return
+    if record is None:
+        contents.findings.append(f"{path}: the ledger does not have its last switch: repeat it, or restore the pointer")
 
 
 def _primary_first(systems: Systems, stores: Mapping[str, ObjectStore]) -> list[ObjectStore]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from ninelives.backups.contents import IMMUTABLE
+from ninelives.backups.contents import IMMUTABLE, Learnt
 from ninelives.backups.manifest import BackupManifest
 from ninelives.backups.retention import AHEAD
 from ninelives.estate.units import format_duration
@@ -67,10 +67,13 @@ def known_bytes(before: BackupManifest | None) -> dict[str, str]:
     return {one.key: one.sha256 for one in objects if one.key.startswith(IMMUTABLE) or _WRITTEN_ONCE.fullmatch(one.key)}
 
 
-def learnt_until(before: BackupManifest | None) -> dict[str, Position]:
-    """Model that goes on learning to the last update that a backup has of it."""
+def learnt_until(before: BackupManifest | None) -> dict[str, Learnt]:
+    """Model that goes on learning to what a backup has of it."""
     part = before.parts.get("state") if before else None
-    return {model: Position(**end) for model, end in part.facts["learnt"].items()} if part else {}
+    return {
+        model: Learnt(Position(one["seq"], one["hash"]), one["generation"], one["switches"])
+        for model, one in (part.facts["learnt"] if part else {}).items()
+    }
 
 
 def staleness(made_at: Sequence[datetime], rpo: timedelta, now: datetime) -> str | None:

@@ -236,9 +236,9 @@ def _models_answer(folder: Path) -> list[str]:
 def states_verify(folder: Path, manifest: BackupManifest) -> list[str]:
     """Read each model that goes on learning: every update in its chain, its pointer and its state."""
     problems = []
-    for model, end in learnt_until(manifest).items():
+    for model, learnt in learnt_until(manifest).items():
         try:
-            check_model(folder / "state" / model, end)
+            check_model(folder / "state" / model, learnt.end)
         except (Corrupted, OSError) as error:
             problems.append(f"state: {error}")
     return problems

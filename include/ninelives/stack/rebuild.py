@@ -150,8 +150,8 @@ def lacking(estate: Estate, manifest: BackupManifest) -> tuple[str, ...]:
     return (
         f"whatever was written after {made}: evidence after record {head}, and runs that began later",
         *(
-            f"updates that {model} learnt after number {end.seq}: send them again, each key counts once"
-            for model, end in sorted(learnt_until(manifest).items())
+            f"updates that {model} learnt after number {learnt.end.seq}: send them again, each key counts once"
+            for model, learnt in sorted(learnt_until(manifest).items())
         ),
         *(
             f"the data of {one.name}, of which {', '.join((one.primary, *one.copies))} had copies: bring it from where "

@@ -197,7 +197,8 @@ def _other_releases(systems: ConnectedEstate, folder: Path) -> list[str]:
 def _other_updates(home: Home, manifest: BackupManifest) -> list[str]:
     """Where a model has learnt what the backup does not have; one that is damaged has learnt nothing."""
     found = []
-    for model, end in learnt_until(manifest).items():
+    for model, learnt in learnt_until(manifest).items():
+        end = learnt.end
         try:
             there = check_model(home.state / model)
         except (Corrupted, OSError):

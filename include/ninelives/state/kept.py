@@ -6,6 +6,7 @@ import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ninelives.errors import Corrupted
 from ninelives.state.arrays import State, digest_of
 from ninelives.state.learner import parse_spec
 from ninelives.state.log import Position, read_positions
-from ninelives.state.model import Pointer
+from ninelives.state.model import Pointer, evidence_key
 
 CURRENT, LOG, LOCK = "current.json", "updates.jsonl", "lock"
 
@@ -87,6 +88,26 @@ def check_model(folder: Path, known: Position | None = None) -> Position:
             raise Corrupted(f"{folder.name}: {state.name} is not what was written")
         State.decode(data)
     return last
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What a pointer says of the versions that have answered: no other file of the model says whether that is right.
+
+    :param digest: of all of it; it changes with the next switch only
+    :param evidence: key of the last switch in the ledger; ``None`` while the first version answers
+    """
+
+    generation: int
+    digest: str
+    evidence: str | None
+
+
+def switches(folder: Path) -> Switches:
+    pointer = _pointer((folder / CURRENT).read_bytes(), folder / CURRENT)
+    said = pointer.model_dump_json(include={"model", "history", "since_hash", "state_since", "proof", "by"})
+    key = evidence_key(pointer) if pointer.generation > 1 else None
+    return Switches(pointer.generation, digest_of(said.encode()), key)
 
 
 @contextmanager
