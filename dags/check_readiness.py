@@ -7,8 +7,8 @@ Look at everything that a failover would need at each standby, keep what was fou
 - **Looks** at the gateway, drills, the store, regions, licences, permissions, the release and every byte of the model
   (once a day where it has not changed), replicas and capacity, the gate's verdict, the data's lag against the RPO, the
   golden answers, and the last drill.
-- **Keeps** the answer for `ninelives status` and the page. Evidence is left when an item has changed, and daily. No
-  failover waits for it.
+- **Keeps** the answer for `ninelives status` and the page *Readiness*. Evidence is left when an item has changed, and
+  daily. No failover waits for it.
 - **Renews** each service's playbook when the estate, the release or readiness has changed it.
 - **Fails** in `judge_readiness` while a service could not be moved, with the first reason for each. That is a finding:
   its playbook says how to mend it.

@@ -9,8 +9,9 @@ from ninelives_airflow.ui.app import app
 
 
 class NinelivesPlugin(AirflowPlugin):
-    """The pages of evidence, Data Docs and reports, and the links to them."""
+    """The pages of readiness, evidence, Data Docs and reports, and the links to them."""
 
     name = "ninelives"
     fastapi_apps = [{"app": app, "url_prefix": "/ninelives", "name": "ninelives"}]  # noqa: RUF012
+    external_views = [{"name": "Readiness", "href": "/ninelives/readiness", "destination": "nav"}]  # noqa: RUF012
     operator_extra_links = [EvidenceLink(), DataDocsLink(), ReportLink()]  # noqa: RUF012

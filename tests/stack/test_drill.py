@@ -111,10 +111,14 @@ def test_evidence_and_data_docs_are_shown_in_airflow_to_those_who_signed_in(esta
     gate = next(one for one in estate.systems.ledger().records(kind="gate") if "docs" in one.facts)
     client = signed_in(estate, "ada")
     evidence, docs = (client.get(f"/ninelives/{page}/{gate.seq}") for page in ("evidence", "gates"))
+    readiness = client.get("/ninelives/readiness")
+    assert "<h1>Readiness: " in readiness.raise_for_status().text
+    views = [view for one in client.get("/api/v2/plugins").json()["plugins"] for view in one["external_views"]]
+    assert [view["name"] for view in views if view["href"] == "/ninelives/readiness"] == ["Readiness"]
     assert gate.hash in evidence.raise_for_status().text
     assert "values must never be null" in docs.raise_for_status().text
     assert "sandbox" in docs.headers["Content-Security-Policy"]
-    for page in (evidence, docs):
+    for page in (evidence, docs, readiness):
         assert httpx.get(page.url).status_code in {401, 403}
 
 

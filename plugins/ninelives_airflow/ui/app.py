@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import cache
 
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
@@ -17,6 +18,9 @@ from ninelives.errors import NinelivesError, Refused
 from ninelives.experiments.report import read_report
 from ninelives.gates.docs import read_docs
 from ninelives.ports import Record, Systems
+from ninelives.recovery.page import readiness_page
+from ninelives.recovery.safety import current_freeze
+from ninelives.recovery.standby import kept_readiness
 from ninelives_airflow.hooks.estate import AirflowConnections, EstateHook
 
 app = FastAPI(title="Ninelives", docs_url=None, redoc_url=None, openapi_url=None)
@@ -58,6 +62,18 @@ def show_evidence(seq: int) -> str:
         "facts": json.dumps(found.facts, indent=2, sort_keys=True, default=str),
     }
     return _PAGE.format(**{name: html.escape(value) for name, value in fields.items()})
+
+
+@app.get("/readiness", dependencies=[_SIGNED_IN])
+def show_readiness() -> HTMLResponse:
+    """What a failover of each service would need, as the last look found it."""
+    try:
+        systems = EstateHook()
+        frozen = current_freeze(_ledger(), systems.estate)
+        page = readiness_page(kept_readiness(systems), frozen and frozen.sentence, datetime.now(UTC))
+    except NinelivesError as error:
+        raise HTTPException(502, str(error)) from error
+    return HTMLResponse(page, headers=_INERT)
 
 
 @app.get("/gates/{seq}", dependencies=[_SIGNED_IN])
