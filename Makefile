@@ -28,7 +28,7 @@ check: setup ## what must pass before a commit
 	@ruff format --check .
 	@mypy
 	@lint-imports
-	@python -m pytest -q -m "not stack and not slow and not airflow" $(PYTEST_ARGS)
+	@python -m pytest -q -m "not stack and not slow and not airflow and not soak" $(PYTEST_ARGS)
 
 docs: setup ## refresh what is generated: the estate's schema, the table of DAGs in the README
 	@ninelives estate schema --write include/estates/demo/estate.schema.json

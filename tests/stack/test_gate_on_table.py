@@ -141,6 +141,7 @@ def test_a_suite_that_was_suggested_from_a_table_opens_it_and_finds_what_changes
     assert run_gate(systems(home), "bookings", "paris")[0].verdict is Verdict.BLOCK
 
 
+@pytest.mark.soak
 def test_the_suite_of_the_flights_gives_the_same_verdict_in_the_database(home: Home, database: URL) -> None:
     load(database, "sales.january", january().source)
     result, _ = run_gate(systems(home), "january", "dublin")

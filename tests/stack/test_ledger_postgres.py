@@ -230,15 +230,15 @@ def test_a_connection_of_airflow_leads_to_it(database: Database) -> None:
 
 
 def test_eight_processes_keep_one_chain(database: Database, ledger: SqlLedger) -> None:
-    script = "for n in range(200): ledger.append('drill', sys.argv[1], {'n': n})"
+    script = "for n in range(60): ledger.append('drill', sys.argv[1], {'n': n})"
     children = [start(script, database.writer, str(number)) for number in range(8)]
     with killing(*children):
         assert [child.wait(120) for child in children] == [0] * 8
     records = list(ledger.scan())
-    assert len(records) == 1600
+    assert len(records) == 480
     assert verify_chain(records) == []
     for number in range(8):
-        assert [record.facts["n"] for record in records if record.subject == str(number)] == list(range(200))
+        assert [record.facts["n"] for record in records if record.subject == str(number)] == list(range(60))
 
 
 def test_threads_of_one_process_keep_one_chain(ledger: SqlLedger) -> None:

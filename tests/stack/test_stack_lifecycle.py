@@ -160,6 +160,7 @@ def test_the_keeper_restores_a_site_whose_drill_died(home: Home) -> None:
     assert lifecycle.status(home)["up"]
 
 
+@pytest.mark.soak
 def test_a_second_estate_is_refused_on_the_same_ports_and_runs_on_others(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
