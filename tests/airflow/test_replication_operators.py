@@ -12,6 +12,7 @@ from unit.replication.test_unknown_lag import Systems
 
 from ninelives.errors import Refused, Unavailable
 from ninelives.replication.checkpoints import whole_checkpoints, write_checkpoint
+from ninelives.replication.replicate import Shard
 from ninelives.replication.run import replicate_and_record
 from ninelives_airflow.operators.replication import JudgeLagOperator, ReplicateModelsOperator
 
@@ -83,3 +84,14 @@ def test_the_judge_lets_a_new_estate_pass_and_no_copy_that_has_been_unknown_for_
     monkeypatch.setattr("ninelives.replication.run.utc_now", lambda: later)
     with pytest.raises(Refused, match="has not been known for 900 s"):
         act(judge, estate)
+
+
+def test_the_evidence_of_the_last_shard_says_what_that_shard_has_done_too(estate: Estate) -> None:
+    for number in range(2, 26):
+        estate.paris.put("data", f"flights/day={number}", b"%d" % number)
+    done = [replicate_and_record(estate, "flights", "paris", "dublin", shard=Shard(number, 3)) for number in (1, 2, 3)]
+    assert all(one.result.copied for one in done), "each shard has something"
+    assert sum(one.result.copied for one in done) == sum(one.result.verified for one in done) == 25
+    last = estate.ledger().records(kind="replication", limit=1)[0].facts
+    assert (last["shard"], last["objects"]) == ("all of 3", 25)
+    assert last["copied"] == done[-1].result.copied

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ninelives.errors import NinelivesError, Refused
@@ -53,7 +53,7 @@ def replicate_and_record(
         result = replicate_dataset(*ends, on_progress, shard=shard, max_shrink=max_shrink)
         last = shard == WHOLE
         if not last and proven_parts(systems.store(target), dataset, shard.of, since):
-            result, last = complete_dataset(*ends, shard.of, max_shrink=max_shrink), True
+            result, last = _both(result, complete_dataset(*ends, shard.of, max_shrink=max_shrink)), True
     except NinelivesError as error:
         if record:
             reason = f"{type(error).__name__}: {error}"
@@ -62,6 +62,20 @@ def replicate_and_record(
     status = copy_of(systems, dataset, target, source) if last else None
     evidence = _record(*ends, result.facts(), status) if record else None
     return Outcome(result, status, evidence)
+
+
+def _both(own: ReplicationResult, whole: ReplicationResult) -> ReplicationResult:
+    """The dataset as the last shard left it, with what that shard itself has done."""
+    return replace(
+        whole,
+        copied=own.copied,
+        bytes=own.bytes,
+        verified=own.verified,
+        repaired=own.repaired,
+        seconds=own.seconds + whole.seconds,
+        rebuilt=tuple(dict.fromkeys((*own.rebuilt, *whole.rebuilt))),
+        findings=tuple(dict.fromkeys((*own.findings, *whole.findings))),
+    )
 
 
 def never_written(systems: Systems, dataset: str, sites: Sequence[str]) -> bool:
